@@ -117,7 +117,9 @@ class NoiseSchedule:
         if isinstance(t, Tensor):
             self._check_range(int(t.min()), int(t.max()))
             alpha_bar = self.alpha_bar[t.detach().cpu().numpy()].reshape(-1, *[1] * (like.ndim - 1))
-            return torch.from_numpy(np.sqrt(alpha_bar)).to(like), torch.from_numpy(np.sqrt(1.0 - alpha_bar)).to(like)
+            signal, sigma = torch.from_numpy(np.sqrt(alpha_bar)), torch.from_numpy(np.sqrt(1.0 - alpha_bar))
+            # Type first: some devices (MPS) have no float64.
+            return signal.to(like.dtype).to(like.device), sigma.to(like.dtype).to(like.device)
         self._check_range(t, t)
         return math.sqrt(self.alpha_bar[t]), math.sqrt(1.0 - self.alpha_bar[t])
 
