@@ -1,4 +1,8 @@
-"""One family of errors, each with a message the user can act on: what was wrong, where, what was expected, what to do next."""
+"""One family of errors, each with a message the user can act on.
+
+The message says what was wrong, in which input, what was expected, and what to do next. Each class also derives from the
+built-in that a Python programmer would expect.
+"""
 
 from __future__ import annotations
 
@@ -32,4 +36,4 @@ class OutOfMemory(ScoreFusionError):
 
 
 class Cancelled(Exception):
-    """The user, a signal or the parent process asked for the work to end."""
+    """The user, a signal or the parent process asked for the work to end. Not an error, hence outside the family."""

@@ -1,0 +1,197 @@
+"""Scanner units to [-1, 1] and back, and what in a volume is not air.
+
+Pure arithmetic: a scale works on numpy arrays and torch tensors alike. Nothing is clipped, so the way back is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from scorefusion.errors import VolumeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+ArrayT = TypeVar("ArrayT", bound=Any)
+"""A numpy array or a torch tensor, any shape."""
+
+
+@dataclass(frozen=True)
+class IntensityScale:
+    """How scanner units become [-1, 1]: `low` goes to -1, `high` to +1, values outside go further.
+
+    Attributes:
+        low: background level, in the units of the volume.
+        high: bright tissue, in the units of the volume.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
+            msg = (
+                f"The intensities cannot be scaled: the low level is {self.low:g} and the high level {self.high:g}, "
+                "but low must be below high. Is the volume almost constant, or a mask?"
+            )
+            raise VolumeError(msg)
+
+    def normalise(self, x: ArrayT) -> ArrayT:
+        """Scanner units to [-1, 1]; the shape stays."""
+        return (x - self.low) * (2.0 / (self.high - self.low)) - 1.0
+
+    def denormalise(self, x: ArrayT) -> ArrayT:
+        """[-1, 1] to scanner units; the shape stays."""
+        return (x + 1.0) * (0.5 * (self.high - self.low)) + self.low
+
+    def to_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float]) -> IntensityScale:
+        """From JSON."""
+        return cls(low=float(values["low"]), high=float(values["high"]))
+
+
+def fit_intensity_scale(
+    data: NDArray[np.float32],
+    percentiles: tuple[float, float] = (0.5, 99.5),
+    foreground: NDArray[np.bool_] | None = None,
+) -> IntensityScale:
+    """Find the scale of a volume: background near -1, bright tissue near +1.
+
+    The high level is a percentile of the foreground, so that the amount of air does not matter. The low level is a
+    percentile of everything, which is the background wherever there is some: exactly 0 in a skull-stripped volume.
+
+    Args:
+        data: `(I, J, K)` or `(C, I, J, K)`, scanner units, finite.
+        percentiles: of the low and high level, 0 to 100.
+        foreground: bool `(I, J, K)`; None finds it with `foreground_mask`.
+    """
+    mask = foreground_mask(data) if foreground is None else foreground
+    inside = data[np.broadcast_to(mask, data.shape)]
+    if inside.size == 0:
+        msg = "The foreground is empty, so the intensities cannot be scaled. Give a volume with an object in it."
+        raise VolumeError(msg)
+    # In a z-scored volume tissue lies on both sides of the background: then tissue sets the low level.
+    low = min(np.percentile(data, percentiles[0]), np.percentile(inside, percentiles[0]))
+    return IntensityScale(low=float(low), high=float(np.percentile(inside, percentiles[1])))
+
+
+def foreground_mask(data: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Voxels above the background, in the largest plausible region.
+
+    Finds constant background (skull-stripped or masked volumes) and noisy background (whole heads). It keeps too much
+    rather than too little: without a clear background, everything is foreground.
+
+    Args:
+        data: `(I, J, K)`, or `(C, I, J, K)` for the union over channels. Finite.
+
+    Returns:
+        bool `(I, J, K)`.
+    """
+    channels = data if data.ndim == 4 else data[None]
+    mask = np.zeros(channels.shape[1:], dtype=bool)
+    for channel in channels:
+        mask |= _foreground_of_channel(channel)
+    return mask
+
+
+def _foreground_of_channel(data: NDArray[np.float32]) -> NDArray[np.bool_]:
+    border = np.concatenate([face.ravel() for axis in range(3) for face in (data.take(0, axis), data.take(-1, axis))])
+    values, counts = np.unique(border, return_counts=True)
+    value, count = values[counts.argmax()], counts.max()
+    if count >= 0.5 * border.size and (data == value).mean() >= 0.05:
+        mask = data != value
+        return mask & _main_regions(mask, at_least=0.0)
+    level = _noise_level(data)
+    if level is None:
+        return np.ones(data.shape, dtype=bool)
+    mask = data > level
+    return mask & _main_regions(mask, at_least=0.25)
+
+
+def _noise_level(data: NDArray[np.float32]) -> float | None:
+    """The value that background noise hardly ever exceeds; None if there is no dark background."""
+    lowest = float(data.min())
+    dark, bright = _split_by_otsu(data)
+    if dark.size == 0 or bright.size == 0:
+        return None
+    centre = float(np.median(dark))
+    # Air has a small fraction of the signal of tissue; the darker half of a brain without air has not.
+    if centre - lowest > 0.3 * (float(np.median(bright)) - lowest):
+        return None
+    spread = 1.4826 * float(np.median(np.abs(dark - centre)))
+    return min(centre + 4.0 * spread, float(dark.max()))
+
+
+def _split_by_otsu(data: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Values below and above the threshold that separates two classes best (Otsu 1979)."""
+    top = float(np.percentile(data, 99.8))  # one hot voxel must not squeeze the histogram into a single bin
+    values = data.ravel()
+    counts, edges = np.histogram(np.minimum(values, top), bins=256)
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    below = np.cumsum(counts).astype(np.float64)
+    above = below[-1] - below
+    sum_below = np.cumsum(counts * centres)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gap = sum_below / below - (sum_below[-1] - sum_below) / above
+        between = np.where((below > 0) & (above > 0), below * above * gap**2, 0.0)
+    threshold = edges[int(between.argmax()) + 1]
+    return values[values <= threshold], values[values > threshold]
+
+
+def _main_regions(mask: NDArray[np.bool_], at_least: float) -> NDArray[np.bool_]:
+    """The neighbourhood of the large connected parts of `mask`; crumbs are left out.
+
+    Works on cells of a few voxels, which is fast and closes small gaps. A part counts if it has at least a twentieth of
+    the largest one, and each part is widened by one cell, so nothing that hangs on it is lost.
+
+    Args:
+        mask: bool `(I, J, K)`.
+        at_least: share of its voxels that makes a cell count; 0.0 means any voxel.
+    """
+    cell = tuple(max(1, round(n / 48)) for n in mask.shape)
+    share = mask.astype(np.float32)
+    for axis, size in enumerate(cell):
+        starts = np.arange(0, mask.shape[axis], size)
+        lengths = np.diff(np.append(starts, mask.shape[axis]))
+        share = np.add.reduceat(share, starts, axis=axis) / np.expand_dims(lengths, [a for a in range(3) if a != axis])
+    cells = (share > 0) & (share >= at_least)
+    labels = _label(cells)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    kept = np.isin(labels, np.flatnonzero(sizes * 20 >= max(1, sizes.max())))
+    wide = _spread(kept)
+    return wide[np.ix_(*(np.arange(n) // size for n, size in zip(mask.shape, cell, strict=True)))]
+
+
+def _label(cells: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Number the parts of `cells` that hang together by their faces; 0 is outside."""
+    labels = np.where(cells, np.arange(1, cells.size + 1).reshape(cells.shape), 0)
+    while True:
+        before = labels.copy()
+        for axis in range(3):  # the largest number wins, one face at a time
+            ahead = np.moveaxis(labels, axis, 0)
+            np.maximum(ahead[1:], ahead[:-1], out=ahead[1:])
+            np.maximum(ahead[:-1], ahead[1:], out=ahead[:-1])
+            labels[~cells] = 0
+        if np.array_equal(labels, before):
+            return labels
+
+
+def _spread(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """`cells` and their neighbours, corners included."""
+    wide = cells.copy()
+    for axis in range(3):
+        old = np.moveaxis(wide.copy(), axis, 0)
+        new = np.moveaxis(wide, axis, 0)
+        new[1:] |= old[:-1]
+        new[:-1] |= old[1:]
+    return wide
