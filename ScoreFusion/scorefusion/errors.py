@@ -1,7 +1,7 @@
 """One family of errors, each with a message the user can act on.
 
-The message says what was wrong, in which input, what was expected, and what to do next. Each class also derives from the
-built-in that a Python programmer would expect.
+The message says what was wrong, in which input, what was expected, and what to do next. Each class also derives from
+the built-in that a Python programmer would expect.
 """
 
 from __future__ import annotations

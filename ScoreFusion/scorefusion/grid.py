@@ -2,7 +2,7 @@
 
 World is RAS+ millimetres: x grows to the right, y to the front, z upward. Voxel indices are `(i, j, k)` and integers
 fall on voxel centres, so a voxel reaches from -0.5 to +0.5 and the outer corner of the first voxel is
-`(-0.5, -0.5, -0.5)`. Nothing here assumes axial slices, isotropic voxels, positive spacing or an orthogonal order of axes.
+`(-0.5, -0.5, -0.5)`. Nothing here assumes axial slices, isotropic voxels, positive spacing or an order of axes.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Reorientation:
     def apply(self, volume: Volume) -> Volume:
         """Move the axes of a volume: data, affine and slice axis together. No value changes."""
         moved = volume.data.transpose(0, *(axis + 1 for axis in self.source_axes))
-        backwards = [axis + 1 for axis in range(3) if self.flipped[axis]]
+        backwards = tuple(axis + 1 for axis in range(3) if self.flipped[axis])
         return replace(
             volume,
             data=np.ascontiguousarray(np.flip(moved, axis=backwards)),  # torch refuses negative strides
@@ -216,9 +216,7 @@ def nearest_world_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int
     return (best[0], best[1], best[2]), (i, j, k)
 
 
-def super_resolution_grid(
-    grid: Grid, spacing: float | tuple[float, float, float], *, keep_finer: bool = True
-) -> Grid:
+def super_resolution_grid(grid: Grid, spacing: float | tuple[float, float, float], *, keep_finer: bool = True) -> Grid:
     """The grid that a super-resolved volume of `grid` lives on: same axes, same extent, smaller voxels.
 
     The outer corner of the first voxel and the length along each axis are kept exactly, so the spacing that results may

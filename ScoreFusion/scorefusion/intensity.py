@@ -66,22 +66,26 @@ def fit_intensity_scale(
 ) -> IntensityScale:
     """Find the scale of a volume: background near -1, bright tissue near +1.
 
-    The high level is a percentile of the foreground, so that the amount of air does not matter. The low level is a
-    percentile of everything, which is the background wherever there is some: exactly 0 in a skull-stripped volume.
+    Both levels leave the amount of air out of account, so the same head in a larger box has the same scale. The high level
+    is a percentile of the foreground. The low level is the median of the background: exactly 0 in a skull-stripped volume.
+    Without a background, or with tissue well below it (z-scored volumes), it is a percentile of the foreground too.
 
     Args:
         data: `(I, J, K)` or `(C, I, J, K)`, scanner units, finite.
         percentiles: of the low and high level, 0 to 100.
         foreground: bool `(I, J, K)`; None finds it with `foreground_mask`.
     """
-    mask = foreground_mask(data) if foreground is None else foreground
-    inside = data[np.broadcast_to(mask, data.shape)]
+    mask = np.broadcast_to(foreground_mask(data) if foreground is None else foreground, data.shape)
+    inside, outside = data[mask], data[~mask]
     if inside.size == 0:
         msg = "The foreground is empty, so the intensities cannot be scaled. Give a volume with an object in it."
         raise VolumeError(msg)
-    # In a z-scored volume tissue lies on both sides of the background: then tissue sets the low level.
-    low = min(np.percentile(data, percentiles[0]), np.percentile(inside, percentiles[0]))
-    return IntensityScale(low=float(low), high=float(np.percentile(inside, percentiles[1])))
+    low, high = (float(level) for level in np.percentile(inside, percentiles))
+    if outside.size:
+        background = float(np.median(outside))
+        if low > background - 0.1 * (high - background):
+            low = background
+    return IntensityScale(low, high)
 
 
 def foreground_mask(data: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -104,7 +108,7 @@ def foreground_mask(data: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _foreground_of_channel(data: NDArray[np.float32]) -> NDArray[np.bool_]:
-    border = np.concatenate([face.ravel() for axis in range(3) for face in (data.take(0, axis), data.take(-1, axis))])
+    border = np.concatenate([np.moveaxis(data, axis, 0)[[0, -1]].ravel() for axis in range(3)])
     values, counts = np.unique(border, return_counts=True)
     value, count = values[counts.argmax()], counts.max()
     if count >= 0.5 * border.size and (data == value).mean() >= 0.05:

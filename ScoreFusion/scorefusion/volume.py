@@ -77,7 +77,7 @@ class Volume:
             msg = f"{self.name}: slice thickness must be positive millimetres, got {self.slice_thickness}."
             raise VolumeError(msg)
         try:
-            grid = Grid(data.shape[1:], self.affine)  # type: ignore[arg-type]
+            grid = Grid(data.shape[1:], self.affine)
         except GeometryError as error:
             msg = f"{self.name}: {error}"
             raise GeometryError(msg) from error
@@ -124,7 +124,8 @@ class Volume:
     def crop(self, box: Box) -> Volume:
         """The part inside `box`, copied, at the same place in the world."""
         grid = self.grid.crop(box)
-        return replace(self, data=self.data[(slice(None), *box.slices)].copy(), affine=grid.affine)
+        i, j, k = box.slices
+        return replace(self, data=self.data[:, i, j, k].copy(), affine=grid.affine)
 
     def canonical(self) -> tuple[Volume, Reorientation]:
         """This volume with its axes in the order and direction closest to RAS+, and the way back.

@@ -53,12 +53,12 @@ def read_volume(path: str | os.PathLike[str], frame: int | None = None) -> Volum
     suffix = _check_readable(path)
     try:
         data, affine, header_axis = (_read_nifti if suffix in NIFTI_SUFFIXES else _read_itk)(path, frame)
-        grid = Grid(data.shape, affine)  # type: ignore[arg-type]
+        grid = Grid(data.shape, affine)
     except GeometryError as error:
         msg = f"'{path}': {error} Repair the header, for example by loading and saving it in 3D Slicer."
         raise GeometryError(msg) from error
     _check_voxels(path, data)
-    thickness, sidecar_axis = _read_sidecar(path)
+    thickness, sidecar_axis = _read_sidecar(path.with_name(path.name[: -len(suffix)] + ".json"))
     axis = sidecar_axis if sidecar_axis is not None else _slice_axis(grid, header_axis)
     return Volume(data[None], grid.affine, slice_thickness=thickness, slice_axis=axis, source=str(path))
 
@@ -77,7 +77,7 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
     if volume.data.shape[0] != 1:
         msg = f"'{path}' can hold one channel, but the volume has {volume.data.shape[0]}. Write each to its own file."
         raise VolumeError(msg)
-    suffix = _suffix(path, WRITABLE_SUFFIXES)
+    suffix = _suffix(path, WRITABLE_SUFFIXES) or ""
     # In the same folder, so that the last step is a rename; with the same suffix, because it selects the format.
     partial = path.with_name(f".{path.name[: -len(suffix)]}.{secrets.token_hex(4)}.partial{suffix}")
     try:
@@ -130,11 +130,11 @@ def _read_nifti(path: Path, frame: int | None) -> tuple[NDArray[np.float32], NDA
 
     try:
         image = nib.load(path)
-        shape, dtype = image.shape, image.get_data_dtype()
     except Exception as error:  # nibabel, gzip and numpy each have their own
         _refuse_corrupt(path, error)
     if not isinstance(image, (nib.Nifti1Image, nib.Nifti2Image)):
         _refuse(path, "is not a NIfTI file in spite of its name", CONVERT_HINT)
+    shape, dtype = image.shape, image.get_data_dtype()
     if dtype.fields is not None or dtype.kind not in "biuf":
         _refuse(
             path,
@@ -144,9 +144,10 @@ def _read_nifti(path: Path, frame: int | None) -> tuple[NDArray[np.float32], NDA
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     selected = _select_frame(path, shape, frame)
+    index = (slice(None),) * 3 + selected + (0,) * (len(image.shape) - 3 - len(selected))
     try:
-        raw = np.asarray(image.dataobj[(..., *selected, *(0,) * (len(image.shape) - 3 - len(selected)))])
-        data = raw.astype(np.float32).reshape(shape[:3])
+        # Reads this frame only, and applies slope and intercept.
+        data = np.ascontiguousarray(image.dataobj[index], dtype=np.float32)
     except MemoryError:
         raise
     except Exception as error:
@@ -158,24 +159,22 @@ def _read_nifti(path: Path, frame: int | None) -> tuple[NDArray[np.float32], NDA
 def _nifti_affine(path: Path, header: Any) -> NDArray[np.float64]:  # a nibabel header
     """The sform if it is set and sound, else the qform; never a guess."""
     scale = np.diag([*(TO_MM.get(header.get_xyzt_units()[0], 1.0),) * 3, 1.0])
-    candidates = []
-    for getter in (header.get_sform, header.get_qform):
+    affines = []
+    for form in (header.get_sform, header.get_qform):
         try:
-            affine, code = getter(coded=True)
-        except Exception as error:  # a qform that is no rotation
-            candidates.append(error)
+            affine, code = form(coded=True)
+        except ValueError:  # a quaternion that is no rotation
             continue
-        if code > 0 and affine is not None:
-            candidates.append(scale @ affine)
-    matrices = [c for c in candidates if isinstance(c, np.ndarray)]
-    for affine in matrices:
+        if code > 0:
+            affines.append(scale @ affine)
+    for affine in affines:
         try:
             Grid((1, 1, 1), affine)
         except GeometryError:
             continue
         return affine
-    if matrices:
-        return matrices[0]  # refused by the caller, in the words of Grid
+    if affines:
+        return affines[0]  # the caller refuses it, in the words of Grid
     _refuse(
         path,
         "does not say how it lies in space (neither sform nor qform is set), so left and right are unknown",
@@ -250,15 +249,16 @@ def _check_voxels(path: Path, data: NDArray[np.float32]) -> None:
         )
 
 
-def _read_sidecar(path: Path) -> tuple[float | None, int | None]:
+def _read_sidecar(sidecar: Path) -> tuple[float | None, int | None]:
     """Slice thickness (mm) and slice axis from the BIDS sidecar, None where it says nothing."""
-    sidecar = path.with_name(path.name[: -len(_suffix(path, READABLE_SUFFIXES) or "")] + ".json")
     if not sidecar.is_file():
         return None, None
     try:
         fields = json.loads(sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        _refuse(sidecar, f"is no readable JSON ({_first_line(error)}), but lies beside the volume", "Mend or remove it.")
+        _refuse(
+            sidecar, f"is no readable JSON ({_first_line(error)}), but lies beside the volume", "Mend or remove it."
+        )
     if not isinstance(fields, dict):
         return None, None  # some other file that happens to have this name
     thickness = fields.get("SliceThickness")
