@@ -1,0 +1,1 @@
+"""Training of plane and fusion networks."""
