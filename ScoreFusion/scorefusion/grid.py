@@ -285,23 +285,26 @@ def _check_affine(affine: NDArray[np.float64]) -> None:
         msg = f"An affine is a 4 x 4 matrix (voxel index to RAS mm), got shape {affine.shape}."
         raise GeometryError(msg)
     if not np.isfinite(affine).all():
-        msg = "The affine has NaN or infinite entries, so the volume has no place in space."
+        msg = "The affine has NaN or infinite entries, so the volume has no place in space. Correct the header."
         raise GeometryError(msg)
     if not np.allclose(affine[3], (0, 0, 0, 1), atol=1e-6):
         msg = f"The last row of an affine must be (0, 0, 0, 1), got {tuple(affine[3].tolist())}."
         raise GeometryError(msg)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if (spacing < 1e-6).any():
-        msg = f"The voxel spacing is {_triple(spacing)} mm; each must be above zero."
+        msg = f"The voxel spacing is {_triple(spacing)} mm; each must be above zero. Correct the header."
         raise GeometryError(msg)
     cosines = affine[:3, :3] / spacing
     if abs(np.linalg.det(cosines)) < 1e-3:
-        msg = "The affine is singular: two voxel axes point in the same direction, so the volume is flat."
+        msg = "The affine is singular: its voxel axes lie in one plane, so the volume is flat. Correct the header."
         raise GeometryError(msg)
     shear = np.abs(cosines.T @ cosines - np.eye(3)).max()
     if shear > SHEAR_TOLERANCE:
         degrees = np.degrees(np.arcsin(min(1.0, float(shear))))
-        msg = f"The voxel axes are sheared: {degrees:.1f} degrees away from right angles (at most 1.1 are accepted)."
+        msg = (
+            f"The voxel axes are sheared: {degrees:.1f} degrees away from right angles, and at most 1.1 are accepted. "
+            "Resample the volume to a straight grid first, for example in 3D Slicer (Resample Scalar/Vector/DWI Volume)."
+        )
         raise GeometryError(msg)
 
 

@@ -66,9 +66,10 @@ def fit_intensity_scale(
 ) -> IntensityScale:
     """Find the scale of a volume: background near -1, bright tissue near +1.
 
-    Both levels leave the amount of air out of account, so the same head in a larger box has the same scale. The high level
-    is a percentile of the foreground. The low level is the median of the background: exactly 0 in a skull-stripped volume.
-    Without a background, or with tissue well below it (z-scored volumes), it is a percentile of the foreground too.
+    Both levels leave the amount of air out of account, so the same head in a larger box has the same scale. The high
+    level is a percentile of the foreground. The low level is the median of the background: exactly 0 in a
+    skull-stripped volume. Without a background, or with tissue well below it (z-scored volumes), it is a percentile of
+    the foreground.
 
     Args:
         data: `(I, J, K)` or `(C, I, J, K)`, scanner units, finite.
@@ -113,7 +114,7 @@ def _foreground_of_channel(data: NDArray[np.float32]) -> NDArray[np.bool_]:
     value, count = values[counts.argmax()], counts.max()
     if count >= 0.5 * border.size and (data == value).mean() >= 0.05:
         mask = data != value
-        return mask & _main_regions(mask, at_least=0.0)
+        return mask & _main_regions(mask, at_least=0.1)
     level = _noise_level(data)
     if level is None:
         return np.ones(data.shape, dtype=bool)
@@ -159,7 +160,7 @@ def _main_regions(mask: NDArray[np.bool_], at_least: float) -> NDArray[np.bool_]
 
     Args:
         mask: bool `(I, J, K)`.
-        at_least: share of its voxels that makes a cell count; 0.0 means any voxel.
+        at_least: share of its voxels that makes a cell count. Where no cell has so many, any voxel will do.
     """
     cell = tuple(max(1, round(n / 48)) for n in mask.shape)
     share = mask.astype(np.float32)
@@ -167,7 +168,7 @@ def _main_regions(mask: NDArray[np.bool_], at_least: float) -> NDArray[np.bool_]
         starts = np.arange(0, mask.shape[axis], size)
         lengths = np.diff(np.append(starts, mask.shape[axis]))
         share = np.add.reduceat(share, starts, axis=axis) / np.expand_dims(lengths, [a for a in range(3) if a != axis])
-    cells = (share > 0) & (share >= at_least)
+    cells = share >= at_least if (share >= at_least).any() else share > 0
     labels = _label(cells)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0

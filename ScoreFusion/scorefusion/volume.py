@@ -114,6 +114,22 @@ class Volume:
         """Nearest anatomical direction of each voxel axis, for example "RAS"."""
         return self.grid.orientation
 
+    def check_voxels(self) -> None:
+        """Raise VolumeError if the values cannot be worked with: NaN, infinite, or all the same."""
+        bad = self.data.size - int(np.isfinite(self.data).sum())
+        if bad:
+            msg = (
+                f"{self.name} has {bad} voxels that are NaN or infinite, out of {self.data.size}. "
+                "Replace them first, for example with `numpy.nan_to_num(data)` if they are background."
+            )
+            raise VolumeError(msg)
+        if self.data.min() == self.data.max():
+            msg = (
+                f"{self.name} is constant: all {self.data.size} voxels are {self.data.flat[0]:g}, so there is nothing "
+                "to see. Check how it was exported."
+            )
+            raise VolumeError(msg)
+
     def with_data(self, data: NDArray[np.float32]) -> Volume:
         """Other values on the same grid. `data` is `(C', I, J, K)`."""
         if tuple(data.shape[-3:]) != self.spatial_shape:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from scorefusion.grid import Grid
 from scorefusion.volume import Volume
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nibabel.nifti1 import Nifti1Image
     from numpy.typing import NDArray
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -51,16 +55,14 @@ def read_volume(path: str | os.PathLike[str], frame: int | None = None) -> Volum
     """
     path = Path(path).expanduser()
     suffix = _check_readable(path)
-    try:
-        data, affine, header_axis = (_read_nifti if suffix in NIFTI_SUFFIXES else _read_itk)(path, frame)
+    data, affine, header_axis = (_read_nifti if suffix in NIFTI_SUFFIXES else _read_itk)(path, frame)
+    with _naming(path):
         grid = Grid(data.shape, affine)
-    except GeometryError as error:
-        msg = f"'{path}': {error} Repair the header, for example by loading and saving it in 3D Slicer."
-        raise GeometryError(msg) from error
-    _check_voxels(path, data)
     thickness, sidecar_axis = _read_sidecar(path.with_name(path.name[: -len(suffix)] + ".json"))
     axis = sidecar_axis if sidecar_axis is not None else _slice_axis(grid, header_axis)
-    return Volume(data[None], grid.affine, slice_thickness=thickness, slice_axis=axis, source=str(path))
+    volume = Volume(data[None], grid.affine, slice_thickness=thickness, slice_axis=axis, source=str(path))
+    volume.check_voxels()
+    return volume
 
 
 def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
@@ -117,6 +119,8 @@ def _check_readable(path: Path) -> str:
         _refuse(path, "is a folder, but a volume file was expected", DICOM_HINT)
     if not path.exists():
         _refuse(path, "does not exist", "Check the spelling and the folder.")
+    if not os.access(path, os.R_OK):
+        _refuse(path, "may not be read by you", "Ask its owner for the right, or copy it.")
     suffix = _suffix(path, READABLE_SUFFIXES)
     if suffix is None:
         fix = DICOM_HINT if path.suffix.lower() in {".dcm", ".ima", ""} else CONVERT_HINT
@@ -153,17 +157,22 @@ def _read_nifti(path: Path, frame: int | None) -> tuple[NDArray[np.float32], NDA
     except Exception as error:
         _refuse_corrupt(path, error)
     _, _, slice_axis = image.header.get_dim_info()
-    return data, _nifti_affine(path, image.header), slice_axis
+    return data, _nifti_affine(path, image), slice_axis
 
 
-def _nifti_affine(path: Path, header: Any) -> NDArray[np.float64]:  # a nibabel header
+def _nifti_affine(path: Path, image: Nifti1Image) -> NDArray[np.float64]:
     """The sform if it is set and sound, else the qform; never a guess."""
-    scale = np.diag([*(TO_MM.get(header.get_xyzt_units()[0], 1.0),) * 3, 1.0])
+    from nibabel.spatialimages import HeaderDataError
+
+    with image.file_map["image"].get_prepare_fileobj("rb") as stream:
+        # As it is on disk: nibabel's own copy has been mended, with a spacing of 1 where there was 0.
+        header = type(image.header).from_fileobj(stream, check=False)
+    scale = np.diag([*(TO_MM.get(image.header.get_xyzt_units()[0], 1.0),) * 3, 1.0])
     affines = []
     for form in (header.get_sform, header.get_qform):
         try:
             affine, code = form(coded=True)
-        except ValueError:  # a quaternion that is no rotation
+        except (ValueError, HeaderDataError):  # a quaternion that is no rotation
             continue
         if code > 0:
             affines.append(scale @ affine)
@@ -175,12 +184,7 @@ def _nifti_affine(path: Path, header: Any) -> NDArray[np.float64]:  # a nibabel 
         return affine
     if affines:
         return affines[0]  # the caller refuses it, in the words of Grid
-    _refuse(
-        path,
-        "does not say how it lies in space (neither sform nor qform is set), so left and right are unknown",
-        "Load it in 3D Slicer, check left and right, and save it again.",
-        GeometryError,
-    )
+    _refuse_unplaced(path, "neither sform nor qform is set")
 
 
 def _read_itk(path: Path, frame: int | None) -> tuple[NDArray[np.float32], NDArray[np.float64], int | None]:
@@ -192,20 +196,33 @@ def _read_itk(path: Path, frame: int | None) -> tuple[NDArray[np.float32], NDArr
     try:
         image = sitk.ReadImage(str(path))
     except Exception as error:
+        # ITK checks these itself while it reads, in words for programmers.
+        if "Refusing to change" in str(error):
+            what = "has a header with zero spacing or with axes that lie in one plane"
+            _refuse(path, what, "Correct the header, or export the file again.", GeometryError)
         _refuse_corrupt(path, error)
     size = image.GetSize()
     values = image.GetNumberOfComponentsPerPixel()
     if image.GetPixelIDValue() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
         _refuse(path, "holds complex numbers", "Save the magnitude as a volume of its own.")
-    selected = _select_frame(path, size if values == 1 else (*size, values), frame)
+    selected = _select_frame(
+        path, size if values == 1 else (*size, values), frame, "volumes" if values == 1 else "values"
+    )
+    # ITK itself writes no space for 4D files, so there its absence tells nothing.
+    if path.suffix.lower() in {".nrrd", ".nhdr"} and len(size) == 3 and not image.HasMetaDataKey("NRRD_space"):
+        _refuse_unplaced(path, "the field 'space' is missing")
     if len(size) == 4:
         image = sitk.Extract(image, [*size[:3], 0], [0, 0, 0, *(selected or (0,))])
     elif values > 1:
         image = sitk.VectorIndexSelectionCast(image, selected[0])
-    return array_from_image(image), get_grid(image).affine, None
+    with _naming(path):
+        affine = get_grid(image).affine
+    return array_from_image(image), affine, None
 
 
-def _select_frame(path: Path, shape: tuple[int, ...], frame: int | None) -> tuple[int, ...]:
+def _select_frame(
+    path: Path, shape: tuple[int, ...], frame: int | None, what: Literal["volumes", "values"] = "volumes"
+) -> tuple[int, ...]:
     """The index behind the three spatial axes: `()` for a 3D file, `(frame,)` for a 4D one. Refuses all others."""
     size = " x ".join(str(n) for n in shape)
     if len(shape) < 3 or min(shape[:3]) < 2:
@@ -224,29 +241,14 @@ def _select_frame(path: Path, shape: tuple[int, ...], frame: int | None) -> tupl
     if frame is None:
         _refuse(
             path,
-            f"is 4D ({size}): {shape[3]} volumes, or values for each voxel, where one was expected",
+            f"is 4D ({size}): it holds {shape[3]} volumes, but one was expected"
+            if what == "volumes"
+            else f"holds {shape[3]} values for each voxel (colours, vectors or frames), but one was expected",
             f"Choose one from 0 to {last}: `--frame 0` on the command line, `frame=0` in Python.",
         )
     if not 0 <= frame <= last:
         _refuse(path, f"has no frame {frame}", f"Choose one from 0 to {last}.")
     return (frame,)
-
-
-def _check_voxels(path: Path, data: NDArray[np.float32]) -> None:
-    """Refuse data no model can use."""
-    bad = int(data.size - np.isfinite(data).sum())
-    if bad:
-        _refuse(
-            path,
-            f"has {bad} voxels that are NaN or infinite, out of {data.size}",
-            "Replace them first, for example `numpy.nan_to_num(data)` if they are background.",
-        )
-    if data.min() == data.max():
-        _refuse(
-            path,
-            f"is constant: all {data.size} voxels are {data.flat[0]:g}, so there is nothing to see",
-            "Check how the file was exported.",
-        )
 
 
 def _read_sidecar(sidecar: Path) -> tuple[float | None, int | None]:
@@ -310,16 +312,29 @@ def _suffix(path: Path, known: tuple[str, ...]) -> str | None:
     return next((s for s in sorted(known, key=len, reverse=True) if path.name.lower().endswith(s)), None)
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A grid knows no file: add the name to what it complains about."""
+    try:
+        yield
+    except GeometryError as error:
+        msg = f"'{path}': {error}"
+        raise GeometryError(msg) from error
+
+
 def _refuse(path: Path, what: str, fix: str, kind: type[VolumeError] = VolumeError) -> NoReturn:
     msg = f"'{path}' {what}. {fix}"
     raise kind(msg)
 
 
+def _refuse_unplaced(path: Path, why: str) -> NoReturn:
+    what = f"does not say how it lies in space ({why}), so left and right are unknown"
+    _refuse(path, what, "Load it in 3D Slicer, check left and right, and save it again.")
+
+
 def _refuse_corrupt(path: Path, error: Exception) -> NoReturn:
-    msg = (
-        f"'{path}' cannot be read; it is truncated, damaged or of another format ({_first_line(error)}). "
-        "Copy or export it again."
-    )
+    # What the library said is kept as the cause; it would not help the reader of this message.
+    msg = f"'{path}' cannot be read: it is truncated, damaged or of another format. Copy or export it again."
     raise VolumeError(msg) from error
 
 
