@@ -1,0 +1,140 @@
+"""Fixtures that several suites share. They read as nouns; each test file keeps its own helpers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from scorefusion.bundle import Bundle
+    from scorefusion.volume import Volume
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+try:
+    from hypothesis import settings
+
+    settings.register_profile("scorefusion", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI")))
+    settings.load_profile("scorefusion")
+except ImportError:  # a run without the test extras, such as in Slicer's own Python
+    pass
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Real volumes, which are never part of the repository. Tests that need them are skipped where they are absent."""
+    folder = Path(os.environ.get("SCOREFUSION_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "manifest.json").is_file():
+        pytest.skip(f"real volumes not found in {folder}; set SCOREFUSION_TEST_DATA")
+    return folder
+
+
+@pytest.fixture
+def make_volume() -> Callable[..., Volume]:
+    """Builds a lopsided volume: three different sizes and spacings, an oblique affine, no symmetry to hide behind."""
+
+    def build(
+        shape: tuple[int, int, int] = (12, 16, 20),
+        spacing: tuple[float, float, float] = (1.0, 1.1, 2.5),
+        seed: int = 0,
+        **facts: Any,
+    ) -> Volume:
+        from scorefusion.volume import Volume
+
+        rng = np.random.default_rng(seed)
+        i, j, k = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij")
+        ball = np.exp(-3 * ((i - 0.1) ** 2 + (j + 0.2) ** 2 + k**2))
+        data = (400 * ball + 5 * rng.standard_normal(shape)).astype(np.float32)[None]
+        a, b = np.deg2rad(12), np.deg2rad(-7)
+        turn_k = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+        turn_i = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+        affine = np.eye(4)
+        affine[:3, :3] = turn_k @ turn_i @ np.diag(spacing)
+        affine[:3, 3] = (-31.0, 12.5, 7.25)
+        return Volume(data, affine, **facts)
+
+    return build
+
+
+@pytest.fixture
+def models_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home for imported models; the user's own is never touched."""
+    home = tmp_path / "scorefusion-home"
+    monkeypatch.setenv("SCOREFUSION_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def bundle_metadata() -> dict[str, Any]:
+    """Complete metadata of a small, made-up model, apart from what `write_bundle` fills in."""
+    return {
+        "name": "Tiny model",
+        "version": "1.2.0",
+        "description": "Two random networks, for tests.",
+        "scorefusion": {
+            "format_version": 1,
+            "task": "super_resolution",
+            "conditions": [
+                {"name": "image", "contrasts": ["t1", "t2"], "optional": False, "description": "The coarse volume."}
+            ],
+            "target": {"name": "image", "same_contrast_as": "image", "units": "input units", "range": None},
+            "spacing_mm": [1.0, 1.0, 1.0],
+            "base": "cubic",
+            "base_rounds": 2,
+            "residual_gain": 8.0,
+            "planes": ["sagittal", "coronal", "axial"],
+            "slab_radius": 1,
+            "networks": {
+                "planes": [
+                    {
+                        "file": "models/plane.safetensors",
+                        "planes": ["sagittal", "coronal", "axial"],
+                        "conditions": ["image"],
+                        "config": {"channels": [4, 8]},
+                    }
+                ],
+                "fusion": {"file": "models/fusion.safetensors", "config": {"channels": [4]}},
+            },
+            "schedule": {"kind": "cosine", "num_train_timesteps": 100, "prediction": "clean"},
+            "presets": {
+                "fast": {"steps": 1, "solver": "ddim", "start": 99, "samples": 1, "note": "one step"},
+                "balanced": {"steps": 4, "solver": "ddim", "start": 99, "samples": 1, "note": "four steps"},
+            },
+            "domain": {"anatomy": "human brain", "modality": "MR", "spacing_mm": [0.7, 1.3], "factor": [1.25, 8]},
+            "training": {},
+            "quality": {},
+            "licence": "Apache-2.0",
+            "citation": "",
+        },
+    }
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path: Path, bundle_metadata: dict[str, Any]) -> Bundle:
+    """A bundle on disk, outside the model folders: right in form, random in content."""
+    torch = pytest.importorskip("torch")
+    from scorefusion.bundle import write_bundle
+
+    generator = torch.Generator().manual_seed(1)
+    states = {
+        "models/plane.safetensors": {
+            "stem.weight": torch.randn(4, 3, 3, 3, generator=generator),
+            "stem.bias": torch.zeros(4),
+            "steps": torch.arange(3),
+        },
+        "models/fusion.safetensors": {"head.weight": torch.randn(3, 4, 1, 1, 1, generator=generator)},
+    }
+    return write_bundle(
+        tmp_path / "made" / "tiny-sr", bundle_metadata, states, "# Tiny model\n\nFor tests.\n", "Apache-2.0\n"
+    )
