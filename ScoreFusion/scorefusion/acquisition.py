@@ -1,14 +1,17 @@
 """What a scanner does to an image, as a linear operator with an exact inverse on its own side.
 
-An acquisition takes the image on a full grid to the measured, coarser grid. All operators here are separable: along each
+An acquisition takes the image on a full grid to the measured, coarser grid. All operators here are separable: along
+each
 axis one small matrix, so `A = A_i (x) A_j (x) A_k` (a Kronecker product). Two facts follow and carry the whole module:
 
-* the Moore-Penrose inverse is separable too, `A^+ = A_i^+ (x) A_j^+ (x) A_k^+`, so it is computed exactly from matrices of a few
+* the Moore-Penrose inverse is separable too, `A^+ = A_i^+ (x) A_j^+ (x) A_k^+`, so it is computed exactly from
+matrices of a few
   hundred rows;
 * interpolation `U` is separable, so iterative back-projection runs on the *coarse* grid: with `M = A U`,
   `x_R = U s_R`, `s_{r+1} = s_r + (y - M s_r)`.
 
-Axes order is `(B, C, I, J, K)`; lengths are in voxels of the full grid unless said otherwise. Matrices are float64, applied in
+Axes order is `(B, C, I, J, K)`; lengths are in voxels of the full grid unless said otherwise. Matrices are float64,
+applied in
 the dtype and on the device of the tensor they meet.
 """
 
@@ -33,8 +36,10 @@ Profile = Literal["box", "gaussian"]
 Interpolation = Literal["nearest", "linear", "cubic"]
 Matrix = np.ndarray
 
-# Singular values below this share of the largest are left alone by the inverse. Slices that do not overlap have all of theirs
-# near one; only slices much thicker than their spacing come near the limit, and there the measurement really says nothing.
+# Singular values below this share of the largest are left alone by the inverse. Slices that do not overlap have all of
+# theirs
+# near one; only slices much thicker than their spacing come near the limit, and there the measurement really says
+# nothing.
 PSEUDO_INVERSE_RTOL = 1e-4
 
 
@@ -168,7 +173,8 @@ class Acquisition:
         factors = np.diag(step)
         if np.any(np.abs(step - np.diag(factors)) > 1e-3 * np.abs(factors).max()) or np.any(factors <= 0):
             msg = (
-                "the coarse and the fine grid must share their axes, but one is rotated, flipped or permuted against the "
+                "the coarse and the fine grid must share their axes, but one is rotated, flipped or permuted "
+                "against the "
                 "other. Resample the volume onto a grid with the same axes first."
             )
             raise GeometryError(msg)
@@ -236,7 +242,8 @@ class Acquisition:
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         """`x + A^+ (y - A x)`: the nearest image to `x` that gives back the measurement `y`.
 
-        The null-space projection of DDNM (Wang et al. 2023, eq. 9); for box averages it is the consistency step of Score-Fusion.
+        The null-space projection of DDNM (Wang et al. 2023, eq. 9); for box averages it is the consistency step of
+        Score-Fusion.
         """
         return x + self.pseudo_inverse(y - self.forward(x))
 

@@ -2,25 +2,27 @@
 
     prediction = rule(x_t, inputs, alpha_bar, step)        # (B, 1, I, J, K)
 
-What is fused is whatever the networks predict (noise, v or the clean residual). At fixed `x_t` these are affine in one another,
+What is fused is whatever the networks predict (noise, v or the clean residual). At fixed `x_t` these are affine in one
+another,
 so weights that sum to one give the same answer in each; `prediction` here is what the paper writes for the noise.
 
 The residual is `r0 = gain * (target - base) / 2` with base = the first condition present. Plane networks that see other
-conditions predict a residual of another base; `rebase` and its inverse move between them (Score-Fusion, several conditions).
+conditions predict a residual of another base; `rebase` and its inverse move between them (Score-Fusion, several
+conditions).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from scorefusion.planes import Plane, position_channels, slabs_along, slices_along, stack_slices
+from scorefusion.planes import Plane, position_channels, slabs_along, stack_slices
 from scorefusion.schedule import Prediction
-from scorefusion.unet import UNet, UNetConfig, alignment_scales, pad_to_multiple
+from scorefusion.unet import UNet, UNetConfig, alignment_scales, at, crop_to, pad_to_multiple
 
 ACQUISITION_SIZE = 6  # log2 of the sampling factor along i, j, k, then log2 of the slice width
 
@@ -63,7 +65,7 @@ class ModelInputs:
         """Edges repeated until `multiple` divides every size."""
         position = self.position
         if position is None:
-            position = position_channels(tuple(self.conditions.shape[2:]), device=self.conditions.device)  # type: ignore[arg-type]
+            position = position_channels(self.conditions.shape[2:], device=self.conditions.device)
         return replace(
             self,
             conditions=pad_to_multiple(self.conditions, multiple),
@@ -122,7 +124,7 @@ class InputRule:
         if self.position:
             position = inputs.position
             if position is None:
-                position = position_channels(tuple(x_t.shape[2:]), device=x_t.device)  # type: ignore[arg-type]
+                position = position_channels(x_t.shape[2:], device=x_t.device)
             channels.append(slabs_along(position.expand(x_t.shape[0], -1, -1, -1, -1), plane, 0, start, stop))
         if self.foreground:
             channels.append(slabs_along(inputs.foreground, plane, 0, start, stop))
@@ -153,7 +155,7 @@ class InputRule:
         if self.position:
             position = inputs.position
             if position is None:
-                position = position_channels(tuple(x_t.shape[2:]), device=x_t.device)  # type: ignore[arg-type]
+                position = position_channels(x_t.shape[2:], device=x_t.device)
             channels.append(position.expand(x_t.shape[0], -1, -1, -1, -1))
         if self.foreground:
             channels.append(inputs.foreground)
@@ -230,17 +232,27 @@ class PlaneEnsemble(nn.Module):
         self.rule = inputs
         self.slice_pixels = 2**20  # pixels in one network call: bounds memory, never the result
         self.autocast: torch.dtype | None = None  # None = float32 throughout
+        self.on_work: Callable[[int], None] | None = None  # told the voxels just done; may raise Cancelled
         for number, member in enumerate(members):
             expected = inputs.plane_channels(len(member.conditions))
             given = networks[member.network].config.in_channels
             if given != expected:
-                msg = f"member {number} needs a network with {expected} input channels; network {member.network} has {given}"
+                msg = f"member {number} needs {expected} input channels; its network {member.network} has {given}"
                 raise ValueError(msg)
 
     @property
     def size_multiple(self) -> int:
         """Sizes that this divides need no padding for any network."""
-        return max(network.size_multiple for network in self.networks)  # type: ignore[union-attr]
+        return max(self.network(member).size_multiple for member in self.members)
+
+    @property
+    def plane_networks(self) -> list[UNet]:
+        """The 2D networks, in the order that members number them."""
+        return [network for network in self.networks if isinstance(network, UNet)]
+
+    def network(self, member: Member) -> UNet:
+        """The network that a member looks through."""
+        return self.plane_networks[member.network]
 
     def active(self, inputs: ModelInputs) -> list[int]:
         """Members whose conditions are all there; a network that is told of absence needs only one of them."""
@@ -285,7 +297,7 @@ class PlaneEnsemble(nn.Module):
         gathered: FeatureAccumulator | None,
     ) -> Tensor:
         member = self.members[number]
-        network = self.networks[member.network]
+        network = self.network(member)
         batch, plane = x_t.shape[0], member.plane
         base = next(index for index in member.conditions if index in inputs.available)
         shift = 0.5 * self.rule.residual_gain * (inputs.base - inputs.conditions[:, base : base + 1])
@@ -302,7 +314,7 @@ class PlaneEnsemble(nn.Module):
             slab = self.rule.slab(seen, inputs, member.conditions, plane, start, stop)
             level = alpha_bar.repeat_interleave(stop - start, dim=0)
             context = self.rule.plane_vector(inputs, plane, stop - start)
-            with self._precision(slab):
+            with self.precision(slab):
                 slices, features = network(
                     slab.contiguous(memory_format=torch.channels_last),
                     level,
@@ -312,11 +324,17 @@ class PlaneEnsemble(nn.Module):
                 if gathered is not None:
                     gathered.add(number, plane, start, features, batch)
             pieces.append(stack_slices(slices.float(), plane, batch))
+            self.report(slab[:, 0].numel())
         prediction = torch.cat(pieces, dim=2 + plane.axis)
         return rebase_prediction(prediction, shift, alpha_bar, self.rule.prediction) if moved else prediction
 
+    def report(self, voxels: int) -> None:
+        """Tell the listener, if there is one, that so many voxels went through a network."""
+        if self.on_work is not None:
+            self.on_work(voxels)
+
     @contextlib.contextmanager
-    def _precision(self, like: Tensor) -> Iterator[None]:
+    def precision(self, like: Tensor) -> Iterator[None]:
         """The one door where precision is lowered; predictions come back as float32."""
         if self.autocast is None:
             yield
@@ -328,7 +346,8 @@ class PlaneEnsemble(nn.Module):
 class FeatureAlignment(nn.Module):
     """Brings 2D decoder features to the fusion network's encoder: zero-initialised strided convolutions.
 
-    In a plane the features are coarse already; along the slice axis a convolution with kernel = stride = scale makes them so.
+    In a plane the features are coarse already; along the slice axis a convolution with kernel = stride = scale makes
+    them so.
     Hence voxel (i, j, k) of every plane's features lands on voxel (i, j, k) / scale.
     """
 
@@ -342,11 +361,10 @@ class FeatureAlignment(nn.Module):
             sources = dict(zip(network.feature_scales, network.feature_channels, strict=True))
             self.scales = alignment_scales(network.feature_scales, volume.feature_scales)
             for scale in self.scales:
-                kernel = [1, 1, 1]
-                kernel[member.plane.axis] = scale
-                layer = nn.Conv3d(sources[scale], targets[scale], tuple(kernel), stride=tuple(kernel))
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+                i, j, k = (scale if axis == member.plane.axis else 1 for axis in range(3))
+                layer = nn.Conv3d(sources[scale], targets[scale], (i, j, k), stride=(i, j, k))
+                for parameter in layer.parameters():
+                    nn.init.zeros_(parameter)
                 self.layers[f"member{number}_scale{scale}"] = layer
         self.source_scales = {n: networks[m.network].feature_scales for n, m in enumerate(members)}
         self.target_channels = targets
@@ -362,7 +380,8 @@ class FeatureAlignment(nn.Module):
 
 
 class FeatureAccumulator:
-    """Sums the aligned features of all members while their slices come in, so that 2D features are never all in memory."""
+    """Sums the aligned features of all members while their slices come in, so that 2D features are never all in
+    memory."""
 
     def __init__(self, alignment: FeatureAlignment, like: Tensor) -> None:
         self.alignment = alignment
@@ -427,7 +446,7 @@ class FusionRule(nn.Module):
         prediction = self.fuse(
             pad_to_multiple(x_t, self.size_multiple), inputs.padded(self.size_multiple), alpha_bar, step
         )
-        return prediction[(..., *(slice(0, size) for size in spatial))]
+        return crop_to(prediction, spatial)
 
     def fuse(self, x_t: Tensor, inputs: ModelInputs, alpha_bar: Tensor, step: int) -> Tensor:
         """`forward` at padded size."""
@@ -463,9 +482,11 @@ class SinglePlane(FusionRule):
 
 
 class ScoreFusion(FusionRule):
-    """Score-Fusion: `sum_k (1/P + w_k) prediction_k + correction`, the w_k summing to zero (paper, eq. of the fused score).
+    """Score-Fusion: `sum_k (1/P + w_k) prediction_k + correction`, the w_k summing to zero (paper, eq. of the fused
+    score).
 
-    The fusion network gives the first P - 1 of the w_k and the correction; its head starts at zero, so a fresh rule is the plane
+    The fusion network gives the first P - 1 of the w_k and the correction; its head starts at zero, so a fresh rule is
+    the plane
     average, bit for bit. Members that lack their condition are left out; the weights of the rest still sum to one.
 
     Args:
@@ -478,7 +499,7 @@ class ScoreFusion(FusionRule):
         super().__init__(ensemble)
         self.network = network
         self.alignment = alignment
-        self.tile: int | None = None  # voxels a side of a tile of the 3D network; None = the volume at once
+        self.tile: tuple[int, int, int] | None = None  # voxels of a tile of the 3D network; None = the volume at once
         self.halo = 32  # voxels of surroundings that a tile sees on each side
 
     @property
@@ -500,7 +521,8 @@ class ScoreFusion(FusionRule):
         predictions: Tensor,  # (B, active, I, J, K)
         features: dict[int, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """`(B, active, I, J, K)` deviations from equal weights, summing to zero, and the correction `(B, 1, I, J, K)`."""
+        """`(B, active, I, J, K)` deviations from equal weights, summing to zero, and the correction `(B, 1, I, J,
+        K)`."""
         members, active = len(self.ensemble.members), self.ensemble.active(inputs)
         shown = predictions
         if len(active) < members:
@@ -520,16 +542,17 @@ class ScoreFusion(FusionRule):
         output: Tensor | None = None
         for core, window, inner in tiles(spatial, self.tile, self.halo, self.size_multiple):
             injected = {
-                scale: value[(..., *(slice(w.start // scale, w.stop // scale) for w in window))]
+                scale: value[at([slice(w.start // scale, w.stop // scale) for w in window])]
                 for scale, value in features.items()
             }
-            with self.ensemble._precision(seen):
-                piece = self.network(seen[(..., *window)], alpha_bar, context, injected=injected)[0].float()
+            with self.ensemble.precision(seen):
+                piece = self.network(seen[at(window)], alpha_bar, context, injected=injected)[0].float()
+            self.ensemble.report(piece[:, 0].numel())
             if window == core:
                 return piece
             if output is None:
                 output = piece.new_empty(piece.shape[0], piece.shape[1], *spatial)
-            output[(..., *core)] = piece[(..., *inner)]
+            output[at(core)] = piece[at(inner)]
         assert output is not None
         return output
 
@@ -559,21 +582,22 @@ Window = tuple[slice, slice, slice]
 
 
 def tiles(
-    spatial: tuple[int, ...], tile: int | None, halo: int, multiple: int
+    spatial: tuple[int, ...], tile: tuple[int, int, int] | None, halo: int, multiple: int
 ) -> Iterator[tuple[Window, Window, Window]]:
     """Cut a volume into cores, each with the window that a network must see and the core's place inside the window.
 
-    All borders lie on multiples of `multiple`, so that a network's coarse grids stay where they are in the whole volume.
+    All borders lie on multiples of `multiple`, so that a network's coarse grids stay where they are in the whole
+    volume.
     """
-    if tile is None or all(size <= tile for size in spatial):
+    if tile is None or all(size <= edge for size, edge in zip(spatial, tile, strict=True)):
         whole = tuple(slice(0, size) for size in spatial)
         yield whole, whole, whole  # type: ignore[misc]
         return
-    step = max(multiple, tile // multiple * multiple)
+    steps = [max(multiple, edge // multiple * multiple) for edge in tile]
     margin = -(-halo // multiple) * multiple
-    starts = [range(0, size, step) for size in spatial]
+    starts = [range(0, size, step) for size, step in zip(spatial, steps, strict=True)]
     for first in ((i, j, k) for i in starts[0] for j in starts[1] for k in starts[2]):
-        core = tuple(slice(f, min(f + step, size)) for f, size in zip(first, spatial, strict=True))
+        core = tuple(slice(f, min(f + step, size)) for f, step, size in zip(first, steps, spatial, strict=True))
         window = tuple(
             slice(max(0, c.start - margin), min(size, c.stop + margin)) for c, size in zip(core, spatial, strict=True)
         )
@@ -586,12 +610,5 @@ def make_volume_network(
 ) -> tuple[UNet, FeatureAlignment | None]:
     """A fresh fusion network and, if asked for, the layers that feed it."""
     network = UNet(config)
-    networks: list[UNet] = list(ensemble.networks)  # type: ignore[arg-type]
+    networks = ensemble.plane_networks
     return network, FeatureAlignment(networks, ensemble.members, network) if with_features else None
-
-
-__all__ = [
-    "AlternatingPlanes", "FeatureAlignment", "FusionRule", "InputRule", "Member", "ModelInputs", "PlaneAverage",
-    "PlaneEnsemble", "ScoreFusion", "SinglePlane", "VolumeOnly", "make_volume_network", "rebase", "rebase_prediction",
-    "slices_along", "tiles",
-]  # fmt: skip

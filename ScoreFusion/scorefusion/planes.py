@@ -1,11 +1,13 @@
 """Volumes as stacks of slices, and back. The only place where the axes of a volume are moved.
 
-Spatial axes are `I J K` (RAS+: i to the right, j to the front, k upward). A plane is the family of slices normal to one of them;
+Spatial axes are `I J K` (RAS+: i to the right, j to the front, k upward). A plane is the family of slices normal to
+one of them;
 inside a slice the two remaining axes keep their order: sagittal `(J, K)`, coronal `(I, K)`, axial `(I, J)`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 import torch
@@ -68,7 +70,7 @@ def slabs_along(x: Tensor, plane: Plane, slab_radius: int, start: int = 0, stop:
 
 
 def position_channels(
-    spatial_shape: tuple[int, int, int],
+    spatial_shape: Sequence[int],
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,

@@ -1,10 +1,12 @@
 """The network: one U-Net, 2D or 3D by one argument, conditioned on the continuous noise level.
 
-`UNet` follows the guided-diffusion layout (Dhariwal & Nichol 2021): residual blocks with scale-shift conditioning, every encoder
+`UNet` follows the guided-diffusion layout (Dhariwal & Nichol 2021): residual blocks with scale-shift conditioning,
+every encoder
 activation concatenated in the decoder. Two named configurations of each dimension:
 
 * `paper`: the sizes of Score-Fusion (Zhu et al., ICML 2025): 62.6 M parameters for a plane, 55.5 M for the fusion.
-* `compact`: for CPUs. A pixel-unshuffle stem works at half resolution, and blocks have no normalisation layers (their cost on a
+* `compact`: for CPUs. A pixel-unshuffle stem works at half resolution, and blocks have no normalisation layers (their
+cost on a
   CPU exceeds the convolutions', and without them a tile gives the same answer as the whole).
 
 A network states the size multiple it needs and pads inside by edge replication; callers see any size.
@@ -13,7 +15,7 @@ A network states the size multiple it needs and pads inside by edge replication;
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -22,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Resampling = Literal["block", "convolution", "plain"]
+Padding = Literal["zeros", "replicate"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class UNetConfig:
         blocks: residual blocks a level (the decoder has one more, as in guided diffusion).
         stem_factor: the image is unshuffled by this factor before the first convolution (1 = not at all).
         normalisation: group normalisation, or none.
-        resampling: between levels: a residual block, a strided convolution / nearest + convolution, or plain average / nearest.
+        resampling: between levels: a residual block, a strided convolution / nearest + convolution, or plain average /
+            nearest.
         attention: self-attention in the middle block.
         head_width: channels of an attention head.
         modulation: the conditioning scales and shifts the second normalisation's output, or only shifts it.
@@ -152,7 +156,7 @@ class UNet(nn.Module):
         dims, emb = config.spatial_dims, config.embedding_size
         stem = config.stem_factor**dims
         top = config.channels[0]
-        pad = "replicate" if config.replicate_edges else "zeros"
+        pad: Padding = "replicate" if config.replicate_edges else "zeros"
 
         self.embedding = NoiseEmbedding(top, emb, config.context_size)
         self.stem = _conv(dims, config.in_channels * stem, top, padding_mode=pad)
@@ -160,13 +164,13 @@ class UNet(nn.Module):
         skip_channels = [top]
         width = top
         for level, channels in enumerate(config.channels):
-            stage = nn.ModuleDict({"blocks": nn.ModuleList()})
+            stage = Stage()
             for _ in range(config.blocks):
-                stage["blocks"].append(ResidualBlock(config, width, channels))  # type: ignore[operator]
+                stage.blocks.append(ResidualBlock(config, width, channels))
                 width = channels
                 skip_channels.append(width)
             if level + 1 < len(config.channels):
-                stage["down"] = Resample(config, width, "down")
+                stage.resample = Resample(config, width, "down")
                 skip_channels.append(width)
             self.encoder.append(stage)
 
@@ -178,12 +182,12 @@ class UNet(nn.Module):
 
         self.decoder = nn.ModuleList()
         for level, channels in reversed(list(enumerate(config.channels))):
-            stage = nn.ModuleDict({"blocks": nn.ModuleList()})
+            stage = Stage()
             for _ in range(config.blocks + 1):
-                stage["blocks"].append(ResidualBlock(config, width + skip_channels.pop(), channels))  # type: ignore[operator]
+                stage.blocks.append(ResidualBlock(config, width + skip_channels.pop(), channels))
                 width = channels
             if level > 0:
-                stage["up"] = Resample(config, width, "up")
+                stage.resample = Resample(config, width, "up")
             self.decoder.append(stage)
         self.head_norm = _norm(config, width)
         # Zero at first: a fresh plane network predicts zero, a fresh fusion network changes nothing.
@@ -228,9 +232,11 @@ class UNet(nn.Module):
 
         Args:
             x: `(B, in_channels, *spatial)`, any spatial size.
-            alpha_bar: `(B,)` cumulative signal power in [0, 1] of the noisy channel; the level itself, never a step counter.
+            alpha_bar: `(B,)` cumulative signal power in [0, 1] of the noisy channel; the level itself, never a step
+                counter.
             context: `(B, context_size)`.
-            injected: by scale, features `(B, C, *spatial / scale)` added to the encoder; spatial sizes as after padding.
+            injected: by scale, features `(B, C, *spatial / scale)` added to the encoder; spatial sizes as after
+                padding.
             return_features: also hand out the first decoder activation of each level, coarse to fine, at padded size.
 
         Returns:
@@ -241,37 +247,55 @@ class UNet(nn.Module):
         emb = self.embedding(alpha_bar, context)
         h = self.stem(unshuffle(x, self.config.stem_factor))
         skips = [h]
-        blocks_before = self.config.blocks - 1  # full levels take features before their last block (paper: blocks 2, 5, 8)
-        for level, stage in enumerate(self.encoder):
+        # full levels take features before their last block (paper: blocks 2, 5, 8)
+        blocks_before = self.config.blocks - 1
+        for level, stage in enumerate(_stages(self.encoder)):
             deepest = level + 1 == len(self.encoder)
             entrance = 0 if deepest and len(self.encoder) > 1 else blocks_before
-            for number, block in enumerate(stage["blocks"]):
+            for number, block in enumerate(stage.blocks):
                 if injected and number == entrance:
                     extra = injected.get(self.config.stem_factor * 2**level)
                     h = h if extra is None else h + extra.to(h.dtype)
                 h = block(h, emb)
                 skips.append(h)
-            if "down" in stage:
-                h = stage["down"](h, emb)
+            if stage.resample is not None:
+                h = stage.resample(h, emb)
                 skips.append(h)
         for layer in self.middle:
             h = layer(h, emb)
         features: list[Tensor] = []
-        for stage in self.decoder:
-            for number, block in enumerate(stage["blocks"]):
+        for stage in _stages(self.decoder):
+            for number, block in enumerate(stage.blocks):
                 h = block(torch.cat([h, skips.pop()], dim=1), emb)
                 if return_features and number == 0:
                     features.append(h)
-            if "up" in stage:
-                h = stage["up"](h, emb)
+            if stage.resample is not None:
+                h = stage.resample(h, emb)
         h = shuffle(self.head(F.silu(self.head_norm(h))), self.config.stem_factor)
-        return h[(..., *(slice(0, size) for size in spatial))], features
+        return crop_to(h, spatial), features
+
+
+class Stage(nn.Module):
+    """The blocks of one level, and the way to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        self.resample: Resample | None = None
+
+
+def _stages(modules: nn.ModuleList) -> Iterator[Stage]:
+    """The same modules, typed."""
+    for module in modules:
+        assert isinstance(module, Stage)
+        yield module
 
 
 class NoiseEmbedding(nn.Module):
     """Noise level, and a context vector if there is one, to an embedding.
 
-    The level enters as `1000 * (2 / pi) * arccos(sqrt(alpha_bar))`, the time of a cosine schedule with 1000 steps, so that sines
+    The level enters as `1000 * (2 / pi) * arccos(sqrt(alpha_bar))`, the time of a cosine schedule with 1000 steps, so
+    that sines
     of the usual frequencies resolve it evenly whatever the schedule.
     """
 
@@ -383,6 +407,16 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return x
 
 
+def crop_to(x: Tensor, spatial: Sequence[int]) -> Tensor:
+    """Undo `pad_to_multiple`: the first voxels of each spatial axis."""
+    return x[at([slice(0, size) for size in spatial])]
+
+
+def at(window: Sequence[slice]) -> Any:
+    """Index of a spatial window, whatever the leading axes: `x[at(window)]` is `x[..., window]`."""
+    return (Ellipsis, *window)
+
+
 def unshuffle(x: Tensor, factor: int) -> Tensor:
     """`(B, C, *spatial)` to `(B, C * factor^d, *spatial / factor)`: neighbours become channels."""
     if factor == 1:
@@ -417,7 +451,12 @@ def _resize(x: Tensor, direction: str) -> Tensor:
 
 
 def _conv(
-    dims: int, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, padding_mode: str = "zeros"
+    dims: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    padding_mode: Padding = "zeros",
 ) -> nn.Conv2d | nn.Conv3d:
     layer = nn.Conv2d if dims == 2 else nn.Conv3d
     return layer(in_channels, out_channels, kernel_size, stride, kernel_size // 2, padding_mode=padding_mode)

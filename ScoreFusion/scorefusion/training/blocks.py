@@ -1,6 +1,7 @@
 """Training samples for super-resolution: blocks cut from real volumes, each measured by a scanner drawn at random.
 
-A block is a sub-volume with its measurement's base image (iterative back-projection) and residual. Making one costs a few matrix
+A block is a sub-volume with its measurement's base image (iterative back-projection) and residual. Making one costs a
+few matrix
 products; a pool of blocks is kept and one is renewed a step, so that most of the processor's time goes to the network.
 """
 
@@ -131,7 +132,8 @@ class BlockSource:
         base = operator.back_project(measured, self.base_rounds)
         residual = 0.5 * self.residual_gain * (truth - base)
         power = float(residual.square().mean())
-        # Error relative to what there is to find, so that mild and strong acquisitions count alike, as they do in decibels.
+        # Error relative to what there is to find, so that mild and strong acquisitions count alike, as they do in
+        # decibels.
         return Block(base[0], residual[0], acquisition_vector(operator), 1.0 / (power + 0.02), operator)
 
     def _cut(self, data: np.ndarray) -> np.ndarray:

@@ -4,11 +4,13 @@
     python -m scorefusion.training.brain_sr fusion --data DATA --work RUN --minutes 25
     python -m scorefusion.training.brain_sr measure --data DATA --work RUN
 
-Each stage resumes where it stopped. Only volumes of the manifest's `train` split are read for training, of `val` for `measure`.
+Each stage resumes where it stopped. Only volumes of the manifest's `train` split are read for training, of `val` for
+`measure`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -23,7 +25,8 @@ from scorefusion.fusion import InputRule, Member, PlaneAverage, PlaneEnsemble, S
 from scorefusion.intensity import fit_intensity_scale, foreground_mask
 from scorefusion.planes import Plane
 from scorefusion.schedule import NoiseSchedule
-from scorefusion.training.blocks import BlockPool, BlockSource, TrainingVolume
+from scorefusion.training.blocks import AcquisitionRanges, BlockPool, BlockSource, TrainingVolume
+from scorefusion.training.export import export_bundle
 from scorefusion.training.stages import FusionLoss, PlaneLoss, Stage, StageOptions, evaluate_rule, freeze
 from scorefusion.unet import UNet, count_parameters, fusion_config, plane_config
 from scorefusion.volume import foreground_box, read_volume
@@ -31,7 +34,8 @@ from scorefusion.volume import foreground_box, read_volume
 logger = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False)
 
-# How often a volume is drawn. Left out or kept low: volumes without real detail along some axis (spectral test; interpolated
+# How often a volume is drawn. Left out or kept low: volumes without real detail along some axis (spectral test;
+# interpolated
 # or smoothed scans teach a network to be smooth). Raised: FLAIR and T2w, of which there are few.
 WEIGHTS = {
     "t1/uts01": 1.3, "t1/coreg_highres": 1.3, "t1/scilus": 1.0, "t1/swm": 1.0,
@@ -46,7 +50,8 @@ WEIGHTS = {
 VALIDATION = ("t1/mass_W05", "t1/mass_W08", "t1/sag_anon", "multi/openms_19/FLAIR")
 
 INPUTS = InputRule(
-    slab_radius=2, position=False, foreground=True, plane_context=True, acquisition_context=True, residual_gain=8.0, prediction="clean"
+    slab_radius=2, position=False, foreground=True, plane_context=True, acquisition_context=True, residual_gain=8.0,
+    prediction="clean"
 )  # fmt: skip
 BASE_ROUNDS = 6
 SCHEDULE = NoiseSchedule.cosine(1000, prediction="clean")
@@ -140,6 +145,47 @@ def measure(data: Data, work: Work, blocks: int = 16) -> None:
     for name, rule in rules.items():
         plain, projected = evaluate_rule(rule, held_out, SCHEDULE, INPUTS.residual_gain)
         logger.info("%s: %+.3f dB over the base image, %+.3f dB with projection", name, plain, projected)
+
+
+@app.command()
+def export(
+    work: Work,
+    out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+    card: Annotated[Path, typer.Option(help="Model card, Markdown.")],
+    licence: Annotated[Path, typer.Option(help="Licence text.")] = Path("LICENSE"),
+    version: str = "0.1.0",
+    quality: Annotated[Path | None, typer.Option(help="JSON of measured figures for the metadata.")] = None,
+) -> None:
+    """Write the bundle from the averaged weights of both stages."""
+    rule = make_fusion(make_ensemble())
+    _load(rule.ensemble, work / "planes" / "average.safetensors")
+    if (work / "fusion" / "average.safetensors").exists():
+        _load(rule, work / "fusion" / "average.safetensors")
+    training = {
+        "volumes": WEIGHTS,
+        "seconds": {stage: _seconds(work / stage) for stage in ("planes", "fusion")},
+        "command": "python -m scorefusion.training.brain_sr planes|fusion",
+        "acquisitions": dataclasses.asdict(AcquisitionRanges()),
+    }
+    figures = {} if quality is None else json.loads(quality.read_text())
+    bundle = export_bundle(
+        rule,
+        SCHEDULE,
+        BASE_ROUNDS,
+        out,
+        version=version,
+        training=training,
+        quality=figures,
+        card=card.read_text(),
+        licence_text=licence.read_text(),
+    )
+    logger.info("%s: %d bytes, %s", bundle.id, bundle.size_bytes, bundle.hash)
+
+
+def _seconds(folder: Path) -> float:
+    """Training time that a stage's checkpoint has on its clock."""
+    path = folder / "state.safetensors"
+    return float(load_file(path)["progress"][1]) if path.exists() else 0.0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The two stages of training: plane networks on patches, then the fusion network on crops with the plane networks frozen.
+"""The two stages of training: plane networks on patches, then the fusion network on crops with the plane networks
+frozen.
 
-Both draw half of their noise levels at pure noise: there one evaluation is the posterior mean, which the `fast` preset uses. The
+Both draw half of their noise levels at pure noise: there one evaluation is the posterior mean, which the `fast` preset
+uses. The
 other half is uniform over the schedule, for sampling in several steps.
 """
 
@@ -58,7 +60,9 @@ class Stage:
         self.options = options
         self.folder = folder
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+        )
         self.average = [p.detach().clone() for p in self.parameters]
         self.step = 0
         self.seconds = 0.0
@@ -150,7 +154,9 @@ def draw_timesteps(count: int, schedule: NoiseSchedule, pure_noise_share: float,
     return torch.where(torch.rand(count, generator=generator) < pure_noise_share, torch.full_like(t, last), t)
 
 
-def _noisy(residual: Tensor, t: Tensor, schedule: NoiseSchedule, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _noisy(
+    residual: Tensor, t: Tensor, schedule: NoiseSchedule, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Noisy residual, what the network should predict, and alpha_bar `(B,)`."""
     noise = torch.randn(residual.shape, generator=generator)
     alpha_bar = torch.from_numpy(schedule.alpha_bar[t.numpy()]).float()
@@ -249,7 +255,8 @@ def freeze(modules: Sequence[nn.Module]) -> None:
 def evaluate_rule(
     rule: FusionRule, blocks: Sequence[Block], schedule: NoiseSchedule, gain: float
 ) -> tuple[float, float]:
-    """PSNR gain in dB over the base image on held-out blocks, before and after projection, for one step from pure noise."""
+    """PSNR gain in dB over the base image on held-out blocks, before and after projection, for one step from pure
+    noise."""
     last = schedule.num_train_timesteps - 1
     plain, projected = [], []
     for number, block in enumerate(blocks):
