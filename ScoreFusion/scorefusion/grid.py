@@ -303,7 +303,7 @@ def _check_affine(affine: NDArray[np.float64]) -> None:
         degrees = np.degrees(np.arcsin(min(1.0, float(shear))))
         msg = (
             f"The voxel axes are sheared: {degrees:.1f} degrees away from right angles, and at most 1.1 are accepted. "
-            "Resample the volume to a straight grid first, for example in 3D Slicer (Resample Scalar/Vector/DWI Volume)."
+            "Resample the volume to a straight grid first (in 3D Slicer: Resample Scalar/Vector/DWI Volume)."
         )
         raise GeometryError(msg)
 

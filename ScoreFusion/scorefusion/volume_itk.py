@@ -26,7 +26,9 @@ def set_grid(image: sitk.Image, grid: Grid) -> None:
     affine = FLIP_XY @ grid.affine
     image.SetSpacing(grid.spacing)
     image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / grid.spacing).ravel().tolist())
+    direction = affine[:3, :3] / grid.spacing
+    direction[np.abs(direction) < 1e-12] = 0.0  # ITK inverts this, and fails at numbers such as 1e-310
+    image.SetDirection(direction.ravel().tolist())
 
 
 def get_grid(image: sitk.Image) -> Grid:
