@@ -119,7 +119,7 @@ class Volume:
         bad = self.data.size - int(np.isfinite(self.data).sum())
         if bad:
             msg = (
-                f"{self.name} has {bad} voxels that are NaN or infinite, out of {self.data.size}. "
+                f"{self.name} has NaN or infinite values in {bad} of {self.data.size} voxels. "
                 "Replace them first, for example with `numpy.nan_to_num(data)` if they are background."
             )
             raise VolumeError(msg)
