@@ -1,0 +1,73 @@
+"""What a module finds when it imports: `qt`, `ctk`, `slicer.i18n`, `SampleData`, `PyTorchUtils`, `PythonSlicer`."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import slicer
+
+_PACKAGE = Path(__file__).parent / "slicer_package"
+_saved_path: str | None = None
+
+
+def make_importable() -> None:
+    """Register the modules that Slicer has at top level, and Slicer's own Python files inside `slicer`.
+
+    The folder joins `slicer.__path__` only now: a folder named `slicer` on `sys.path` would be imported by
+    slicer-core at its own start, which is too early.
+    """
+    if str(_PACKAGE) not in slicer.__path__:
+        slicer.__path__.append(str(_PACKAGE))
+    from slicer_host import ctk, qt
+
+    sys.modules["qt"], sys.modules["ctk"] = qt, ctk
+
+
+def prepare(torch: str, folder: Path) -> None:
+    """Set up what depends on the host: sample data, the PyTorch extension, PythonSlicer.
+
+    Args:
+        torch: "missing", "not installed" or "installed".
+        folder: empty folder of this host.
+    """
+    make_importable()
+    from slicer_host import pytorch_utils, sample_data, sitk_utils
+
+    sample_data.reset()
+    sys.modules["SampleData"] = sample_data
+    sys.modules["sitkUtils"] = sitk_utils
+    pytorch_utils.configure(torch)
+    import slicer.packaging
+
+    slicer.packaging.reset()
+    _put_python_slicer_on_path(folder)
+
+
+def restore() -> None:
+    """Undo `prepare`."""
+    global _saved_path
+    if _saved_path is not None:
+        os.environ["PATH"], _saved_path = _saved_path, None
+    for name in ("PyTorchUtils", "SampleData", "sitkUtils"):
+        sys.modules.pop(name, None)
+
+
+def _put_python_slicer_on_path(folder: Path) -> None:
+    """Make `shutil.which("PythonSlicer")` find a script that runs this Python.
+
+    Slicer's launcher clears nothing but sets its own paths; the script keeps the environment as it is.
+    """
+    global _saved_path
+    bin_folder = folder / "bin"
+    bin_folder.mkdir(exist_ok=True)
+    if os.name == "nt":
+        (bin_folder / "PythonSlicer.bat").write_text(f'@"{sys.executable}" %*\r\n', encoding="utf-8")
+    else:
+        script = bin_folder / "PythonSlicer"
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    _saved_path = os.environ.get("PATH", "")
+    os.environ["PATH"] = str(bin_folder) + os.pathsep + _saved_path

@@ -1,0 +1,257 @@
+"""The host: loads an unmodified scripted module beside a real scene, and lets a test drive it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import slicer
+import slicer.util
+
+from slicer_host import dialogs, environment, pythonqt
+from slicer_host.app import SlicerApplication, add_widgets_to_slicer, make_qt_application
+from slicer_host.heartbeat import Heartbeat
+from slicer_host.modules import BuiltInModule, ScriptedModule, import_file
+from slicer_host.scene import SceneParts
+
+# isort: split
+from PySide6 import QtCore, QtWidgets
+
+
+class Host:
+    """A small Slicer without its main window.
+
+    Only one host is open at a time, since `slicer.app`, `slicer.mrmlScene` and `slicer.modules` are global:
+    `close()` it, or use it as a context manager.
+
+    Args:
+        version: (major, minor) of the Slicer that is imitated.
+        testing: what `slicer.app.testingEnabled()` says; message boxes are answered by themselves if True.
+        torch: state of the PyTorch extension: "missing" (no extension), "not installed" (extension without torch),
+            or "installed".
+    """
+
+    _open: Host | None = None
+
+    def __init__(self, version: tuple[int, int] = (5, 12), testing: bool = True, torch: str = "installed") -> None:
+        if Host._open is not None:
+            msg = "A Host is open already; close() it first"
+            raise RuntimeError(msg)
+        Host._open = self
+        self.errors: list[str] = []
+        self.dialogs = dialogs.desk
+        self.dialogs.clear()
+        pythonqt.unknown_signals.clear()
+        self._previous_excepthook = sys.excepthook
+        sys.excepthook = self._on_error
+        self._qt = make_qt_application()
+        self._parts = SceneParts()
+        self.scene = self._parts.scene
+        self.app = SlicerApplication(self._qt, version, self.scene)
+        self.app.setTestingEnabled(testing)
+        self._start_application(torch)
+        self._heartbeat = Heartbeat()
+
+    def _start_application(self, torch: str) -> None:
+        slicer.app = self.app
+        slicer.modules = SimpleNamespace()
+        slicer.selfTests = {}
+        add_widgets_to_slicer()
+        environment.prepare(torch, Path(self.app.temporaryPath))
+        self.app._application_logic = self._parts.application_logic
+        for name, logic in self._parts.logics.items():
+            setattr(slicer.modules, name, BuiltInModule(name, logic))
+            self.app.moduleManager().modules[name.capitalize()] = getattr(slicer.modules, name)
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _on_error(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        """Record an exception that left a slot, a timer or an observer: in Slicer it only appears in the log."""
+        self.errors.append(f"{kind.__name__}: {error}")
+        self._previous_excepthook(kind, error, trace)
+
+    # --- modules ---
+
+    def load_module(self, path: str | Path) -> ScriptedModule:
+        """Import a scripted module and register it, as the application does at start.
+
+        Args:
+            path: the module's .py file, unmodified.
+
+        Returns:
+            The module object, which is also `slicer.modules.<lower-case name>`.
+        """
+        module = ScriptedModule(Path(path).resolve())
+        python_module = import_file(Path(module.path))
+        module.instance = getattr(python_module, module.name)(module)
+        setattr(slicer.modules, module.name.lower(), module)
+        manager = self.app.moduleManager()
+        manager.modules[module.name] = module
+        manager.emit("moduleLoaded(QString)", module.name)
+        self.app.emit("startupCompleted()")
+        self.process_events()
+        return module
+
+    def open(self, module: ScriptedModule | str, width: int = 500) -> Any:
+        """Select a module, as the user does: its panel is made at the first call, shown, and entered.
+
+        Args:
+            module: the module or its name.
+            width: of the panel, in pixels.
+
+        Returns:
+            The module's own widget object (`FooWidget`).
+        """
+        if isinstance(module, str):
+            module = self.app.moduleManager().modules[module]
+        self.leave()
+        panel = module.widgetRepresentation()
+        panel.resize(width, max(panel.sizeHint.height(), 600))
+        panel.show()
+        panel.enter()
+        self.process_events()
+        return panel.self()
+
+    def leave(self) -> None:
+        """Leave the selected module, as the user does by selecting another one."""
+        for module in self._scripted_modules():
+            panel = module.panel()
+            if panel is not None:
+                panel.exit()
+                panel.hide()
+
+    def _scripted_modules(self) -> list[ScriptedModule]:
+        return [module for module in self.app.moduleManager().modules.values() if isinstance(module, ScriptedModule)]
+
+    def unload(self, module: ScriptedModule) -> None:
+        """Unload a module: exit, cleanup, and forget its panel."""
+        if module.panel() is not None:
+            module.panel().exit()
+        manager = self.app.moduleManager()
+        manager.emit("moduleAboutToBeUnloaded(QString)", module.name)
+        module.forget_panel()
+        for name in (module.name.lower(), f"{module.name}Widget"):
+            if hasattr(slicer.modules, name):
+                delattr(slicer.modules, name)
+        slicer.selfTests.pop(module.name, None)
+        manager.modules.pop(module.name, None)
+        folder = Path(module.path).parent
+        for name, python_module in list(sys.modules.items()):  # so that the next load sees fresh module state
+            file = getattr(python_module, "__file__", None)
+            is_own = name == module.name or name.split(".")[0] == f"{module.name}Lib"
+            if is_own and file and folder in Path(file).parents:
+                del sys.modules[name]
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+        manager.emit("moduleUnloaded(QString)", module.name)
+
+    # --- time ---
+
+    def process_events(self, seconds: float = 0.0) -> None:
+        """Run the event loop: once through, or for a time."""
+        end = time.monotonic() + seconds
+        while True:
+            QtCore.QCoreApplication.processEvents()
+            QtCore.QCoreApplication.sendPostedEvents(None, QtCore.QEvent.DeferredDelete)
+            remaining = end - time.monotonic()
+            if remaining <= 0:
+                return
+            time.sleep(min(0.005, remaining))
+
+    def wait_until(self, predicate: Callable[[], Any], timeout: float = 10.0) -> Any:
+        """Run the event loop until a condition holds.
+
+        Args:
+            predicate: called without arguments.
+            timeout: seconds.
+
+        Returns:
+            What the predicate returned.
+
+        Raises:
+            TimeoutError: the condition did not hold in time.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            result = predicate()
+            if result:
+                return result
+            if time.monotonic() > end:
+                errors = f"; errors meanwhile: {self.errors}" if self.errors else ""
+                msg = f"Condition did not hold within {timeout} s{errors}"
+                raise TimeoutError(msg)
+            self.process_events(0.005)
+
+    def max_event_loop_gap(self) -> float:
+        """Return the longest time (s) for which the event loop stood still since `reset_event_loop_gap()`.
+
+        Measured by a timer of 10 ms while the event loop runs (`process_events`, `wait_until`): what blocks the loop
+        here would freeze Slicer's window.
+        """
+        return self._heartbeat.longest_gap()
+
+    def reset_event_loop_gap(self) -> None:
+        """Start a new measurement."""
+        self._heartbeat.reset()
+
+    # --- scene ---
+
+    def close_scene(self) -> None:
+        """Close the scene, as File > Close Scene does: singleton nodes, such as parameter nodes, are reset and stay."""
+        self.scene.Clear(0)
+        self.process_events()
+
+    # --- pictures ---
+
+    def grab(self, widget: Any, path: str | Path | None = None, width: int | None = None, height: int | None = None):
+        """Take a picture of a widget.
+
+        Args:
+            widget: a Qt widget, or a module's widget object (then its whole panel).
+            path: .png to write; None writes nothing.
+            width: width in pixels; None keeps the widget's.
+            height: height in pixels; None takes what the contents need.
+
+        Returns:
+            The picture, a QImage.
+        """
+        if not isinstance(widget, QtWidgets.QWidget):
+            widget = widget.parent
+        width = width or widget.width
+        widget.resize(width, height or max(widget.heightForWidth(width), widget.sizeHint.height()))
+        self.process_events()
+        image = widget.grab().toImage()
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            if not image.save(str(path)):
+                msg = f"Could not write the picture {path}"
+                raise OSError(msg)
+        return image
+
+    # --- end ---
+
+    def close(self) -> None:
+        """Leave and unload all modules, empty the scene, and give up `slicer.app`."""
+        if Host._open is not self:
+            return
+        for module in self._scripted_modules():
+            self.unload(module)
+        self.process_events()
+        self._heartbeat.stop()
+        for widget in QtWidgets.QApplication.topLevelWidgets():
+            widget.close()
+            widget.deleteLater()
+        self.process_events()
+        self._parts.close()
+        environment.restore()
+        self.app.close()
+        sys.excepthook = self._previous_excepthook
+        Host._open = None

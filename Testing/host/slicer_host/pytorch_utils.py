@@ -1,0 +1,83 @@
+"""`PyTorchUtils`, the module of the PyTorch extension, in the state that a test chooses."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+STATES = ("missing", "not installed", "installed")
+
+state = "installed"
+install_calls: list[dict[str, Any]] = []
+decline_install = False
+
+
+def configure(new_state: str) -> None:
+    """Choose the state.
+
+    Args:
+        new_state: "missing": `import PyTorchUtils` fails; "not installed": the extension is there, torch is not;
+            "installed": torch is this Python's own.
+    """
+    global state, decline_install
+    if new_state not in STATES:
+        msg = f"Unknown state of PyTorch '{new_state}'; expected one of {STATES}"
+        raise ValueError(msg)
+    state, decline_install = new_state, False
+    install_calls.clear()
+    sys.modules["PyTorchUtils"] = None if new_state == "missing" else sys.modules[__name__]  # type: ignore[assignment]
+
+
+class PyTorchUtilsLogic:
+    """Finds or installs torch."""
+
+    def torchInstalled(self) -> bool:
+        """Tell whether torch is there. Like the real one, this imports torch."""
+        if state != "installed":
+            return False
+        try:
+            importlib.import_module("torch")
+        except ImportError:
+            return False
+        return True
+
+    def installTorch(
+        self,
+        askConfirmation: bool = False,
+        forceComputationBackend: str | None = None,
+        torchVersionRequirement: str | None = None,
+        torchvisionVersionRequirement: str | None = None,
+    ) -> ModuleType | None:
+        """Record the call; torch then counts as installed, unless the user declines (then None)."""
+        global state
+        install_calls.append(
+            {
+                "askConfirmation": askConfirmation,
+                "forceComputationBackend": forceComputationBackend,
+                "torchVersionRequirement": torchVersionRequirement,
+                "torchvisionVersionRequirement": torchvisionVersionRequirement,
+            }
+        )
+        if decline_install:
+            return None
+        state = "installed"
+        return self.torch
+
+    @property
+    def torch(self) -> ModuleType:
+        """The torch module; installed first if it is missing."""
+        if not self.torchInstalled() and self.installTorch() is None:
+            msg = "PyTorch is not installed"
+            raise RuntimeError(msg)
+        return importlib.import_module("torch")
+
+    @property
+    def cuda(self) -> bool:
+        """True if torch sees a CUDA device."""
+        return self.torch.cuda.is_available()
+
+    def getDevice(self) -> str:
+        """Return the device to use."""
+        return "cuda" if self.cuda else "cpu"

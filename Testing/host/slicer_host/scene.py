@@ -1,0 +1,56 @@
+"""The real MRML scene with the logics of the application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+import vtk
+
+# name in slicer.modules -> (name that the application logic knows, class of the logic)
+_LOGICS = {
+    "colors": ("Colors", "vtkMRMLColorLogic"),
+    "volumes": ("Volumes", "vtkSlicerVolumesLogic"),
+    "volumerendering": ("VolumeRendering", "vtkSlicerVolumeRenderingLogic"),
+    "segmentations": ("Segmentations", "vtkSlicerSegmentationsModuleLogic"),
+    "transforms": ("Transforms", "vtkSlicerTransformLogic"),
+    "markups": ("Markups", "vtkSlicerMarkupsLogic"),
+    "cropvolume": ("CropVolume", "vtkSlicerCropVolumeLogic"),
+    "subjecthierarchy": ("SubjectHierarchy", "vtkSlicerSubjectHierarchyModuleLogic"),
+}
+
+
+class SceneParts:
+    """Owns the scene, the application logic and the module logics; the application keeps only weak references."""
+
+    def __init__(self) -> None:
+        self.application_logic = slicer.vtkSlicerApplicationLogic()
+        self.scene = slicer.vtkMRMLScene()
+        slicer.mrmlScene = self.scene
+        self.application_logic.SetMRMLScene(self.scene)
+        self.color_logic = self.application_logic.GetColorLogic()
+        self.color_logic.SetMRMLScene(self.scene)
+        self.color_logic.AddDefaultColorNodes()
+        self.slice_logics, self.view_logics = vtk.vtkCollection(), vtk.vtkCollection()
+        self.application_logic.SetSliceLogics(self.slice_logics)
+        self.application_logic.SetViewLogics(self.view_logics)
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)
+        self.logics: dict[str, Any] = {}
+        for attribute, (name, class_name) in _LOGICS.items():
+            cls = getattr(slicer, class_name, None)
+            if cls is None:
+                continue
+            logic = cls()
+            logic.SetMRMLApplicationLogic(self.application_logic)  # before the scene
+            logic.SetMRMLScene(self.scene)
+            self.application_logic.SetModuleLogic(name, logic)
+            self.logics[attribute] = logic
+
+    def close(self) -> None:
+        """Empty the scene and let the logics go."""
+        self.scene.Clear(1)
+        for logic in self.logics.values():
+            logic.SetMRMLScene(None)
+        self.slice_logics.RemoveAllItems()
+        self.view_logics.RemoveAllItems()
+        self.application_logic.SetMRMLScene(None)
