@@ -1,0 +1,150 @@
+"""The U-Net: published sizes, any image size, and what it promises about features."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scorefusion.fusion import FeatureAlignment, Member
+from scorefusion.planes import Plane
+from scorefusion.unet import (
+    UNet,
+    UNetConfig,
+    count_parameters,
+    crop_to,
+    fusion_config,
+    pad_to_multiple,
+    plane_config,
+    shuffle,
+    unshuffle,
+)
+
+
+def _tiny(dims: int, **changes: object) -> UNet:
+    torch.manual_seed(0)
+    settings = {"spatial_dims": dims, "in_channels": 3, "out_channels": 2, "channels": (4, 8), "embedding_size": 8}
+    network = UNet(UNetConfig(**{**settings, **changes}))  # type: ignore[arg-type]
+    for parameter in network.parameters():  # zero-initialised layers would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+class TestPublishedSizes:
+    """Within 1 % of the numbers computed from the paper's code."""
+
+    def test_paper_plane_network_has_62_6_million_parameters(self) -> None:
+        with torch.device("meta"):
+            assert count_parameters(UNet(plane_config("paper", 10))) == pytest.approx(62.6e6, rel=0.01)
+
+    def test_paper_fusion_network_has_55_5_and_3_1_million(self) -> None:
+        with torch.device("meta"):
+            plane = UNet(plane_config("paper", 10))
+            fusion = UNet(fusion_config("paper", 9, 3))
+            alignment = FeatureAlignment([plane] * 3, [Member(n, p) for n, p in enumerate(Plane)], fusion)
+        assert count_parameters(fusion) == pytest.approx(55.5e6, rel=0.01)
+        assert count_parameters(alignment) == 3_061_440  # 3.1 M: the sum of the paper's table of layers
+        assert count_parameters(fusion) + count_parameters(alignment) == pytest.approx(58.6e6, rel=0.01)
+        assert fusion.injection_channels == (192, 192, 128, 64)  # at 1/8, 1/4, 1/2, 1
+
+    def test_compact_networks_stay_below_3_million_in_all(self) -> None:
+        plane = UNet(plane_config("compact", 7, 9))
+        fusion = UNet(fusion_config("compact", 6, 3, 6))
+        alignment = FeatureAlignment([plane], [Member(0, p) for p in Plane], fusion)
+        assert sum(map(count_parameters, (plane, fusion, alignment))) < 3e6
+
+
+class TestAnySize:
+    @pytest.mark.parametrize("name", ["paper", "compact"])
+    @pytest.mark.parametrize("size", [(17, 22), (8, 31)])
+    def test_plane_network_keeps_the_size(self, name: str, size: tuple[int, int]) -> None:
+        config = plane_config(name, 6)
+        small = UNetConfig.from_dict(
+            config.to_dict() | {"channels": [4 * (n + 1) for n in range(len(config.channels))]}
+        )
+        y, _ = UNet(UNetConfig.from_dict(small.to_dict() | {"head_width": 4}))(torch.randn(2, 6, *size), torch.rand(2))
+        assert y.shape == (2, 1, *size)
+
+    def test_volume_network_keeps_the_size(self) -> None:
+        y, _ = _tiny(3)(torch.randn(2, 3, 5, 7, 10), torch.rand(2))
+        assert y.shape == (2, 2, 5, 7, 10)
+
+    def test_padding_repeats_the_last_voxel_and_is_undone(self) -> None:
+        x = torch.randn(2, 1, 5, 6, 7)
+        padded = pad_to_multiple(x, 4)
+        assert padded.shape[2:] == (8, 8, 8)
+        assert torch.equal(padded[:, :, 5:, :6, :7], x[:, :, 4:].expand(-1, -1, 3, -1, -1))
+        assert torch.equal(crop_to(padded, (5, 6, 7)), x)
+
+    @pytest.mark.parametrize("dims", [2, 3])
+    def test_shuffle_undoes_unshuffle(self, dims: int) -> None:
+        x = torch.randn(2, 3, *(4, 6, 8)[:dims])
+        assert torch.equal(shuffle(unshuffle(x, 2), 2), x)
+
+    def test_unshuffle_is_torchs_in_2d(self) -> None:
+        x = torch.randn(2, 3, 6, 8)
+        assert torch.equal(unshuffle(x, 2), torch.nn.functional.pixel_unshuffle(x, 2))
+
+
+class TestConditioning:
+    def test_a_fresh_network_predicts_zero(self) -> None:
+        y, _ = UNet(plane_config("compact", 7, 9))(torch.randn(1, 7, 16, 16), torch.rand(1), torch.rand(1, 9))
+        assert torch.equal(y, torch.zeros_like(y))
+
+    @pytest.mark.parametrize("change", ["level", "context"])
+    def test_output_depends_on_level_and_context(self, change: str) -> None:
+        network = _tiny(2, context_size=4)
+        x = torch.randn(1, 3, 8, 8)
+        before, _ = network(x, torch.tensor([0.2]), torch.zeros(1, 4))
+        level = torch.tensor([0.7 if change == "level" else 0.2])
+        after, _ = network(x, level, torch.ones(1, 4) if change == "context" else torch.zeros(1, 4))
+        assert not torch.allclose(before, after)
+
+    def test_each_image_has_its_own_level(self) -> None:
+        network = _tiny(2)
+        x = torch.randn(2, 3, 8, 8)
+        levels = torch.tensor([0.1, 0.9])
+        together, _ = network(x, levels)
+        for n in range(2):
+            assert torch.allclose(together[n : n + 1], network(x[n : n + 1], levels[n : n + 1])[0], atol=1e-5)
+
+    def test_missing_context_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="length 4"):
+            _tiny(2, context_size=4)(torch.randn(1, 3, 8, 8), torch.rand(1))
+
+
+class TestFeatures:
+    def test_features_have_the_announced_scales_and_channels(self) -> None:
+        network = _tiny(2, channels=(4, 8, 12), stem_factor=2)
+        _, features = network(torch.randn(1, 3, 16, 32), torch.rand(1), return_features=True)
+        seen = [(16 // f.shape[2], f.shape[1]) for f in features]
+        assert (
+            seen
+            == list(zip(network.feature_scales, network.feature_channels, strict=True))
+            == [(8, 12), (4, 8), (2, 4)]
+        )
+
+    @pytest.mark.parametrize("blocks", [1, 2])
+    def test_injection_fits_every_scale_and_changes_the_output(self, blocks: int) -> None:
+        network = _tiny(3, blocks=blocks, channels=(4, 8, 12))
+        x = torch.randn(1, 3, 8, 8, 12)
+        plain, _ = network(x, torch.rand(1).fill_(0.5))
+        for scale, channels in zip(network.feature_scales, network.injection_channels, strict=True):
+            extra = torch.randn(1, channels, 8 // scale, 8 // scale, 12 // scale)
+            changed, _ = network(x, torch.rand(1).fill_(0.5), injected={scale: extra})
+            assert not torch.allclose(plain, changed)
+
+
+class TestConfig:
+    def test_survives_json(self) -> None:
+        import json
+
+        config = plane_config("compact", 7, 9)
+        assert UNetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+    def test_unknown_size_names_the_known_ones(self) -> None:
+        with pytest.raises(ValueError, match="paper, compact"):
+            plane_config("huge", 7)
+
+    def test_wrong_dimension(self) -> None:
+        with pytest.raises(ValueError, match="2 or 3"):
+            UNetConfig(4, 1, 1, (8,))
