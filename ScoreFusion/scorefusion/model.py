@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from scorefusion.unet import UNet, UNetConfig
 
 ALIGNMENT_PREFIX = "alignment."
 NETWORK_PREFIX = "network."
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 @dataclass
@@ -95,7 +96,7 @@ def load_model(bundle: Bundle, device: torch.device | str = "cpu", autocast: tor
     networks: list[UNet] = []
     members: list[Member] = []
     for number, entry in enumerate(section["networks"]["planes"]):
-        network = UNet(UNetConfig.from_dict(entry["config"]))
+        network = _empty(UNet, UNetConfig.from_dict(entry["config"]))
         _load_weights(network, bundle.load_state_dict(entry["file"]), bundle, entry["file"])
         networks.append(network)
         conditions = tuple(names.index(name) for name in entry["conditions"])
@@ -114,12 +115,12 @@ def load_model(bundle: Bundle, device: torch.device | str = "cpu", autocast: tor
 
 def _load_fusion(ensemble: PlaneEnsemble, bundle: Bundle, entry: dict[str, Any]) -> ScoreFusion:
     state = bundle.load_state_dict(entry["file"])
-    network = UNet(UNetConfig.from_dict(entry["config"]))
+    network = _empty(UNet, UNetConfig.from_dict(entry["config"]))
     _load_weights(network, _part(state, NETWORK_PREFIX), bundle, entry["file"])
     aligned = _part(state, ALIGNMENT_PREFIX)
     alignment = None
     if aligned:
-        alignment = FeatureAlignment(ensemble.plane_networks, ensemble.members, network)
+        alignment = _empty(FeatureAlignment, ensemble.plane_networks, ensemble.members, network)
         _load_weights(alignment, aligned, bundle, entry["file"])
     return ScoreFusion(ensemble, network, alignment)
 
@@ -136,9 +137,15 @@ def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
+def _empty(kind: type[Kind], *arguments: Any) -> Kind:
+    """A network without memory: its weights come from the file, and the user's random generator is not touched."""
+    with torch.device("meta"):
+        return kind(*arguments)
+
+
 def _load_weights(module: nn.Module, state: dict[str, Tensor], bundle: Bundle, file: str) -> None:
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(state, assign=True)
     except RuntimeError as error:
         msg = (
             f"Bundle '{bundle.id}': the weights in {file} do not fit the network that its metadata describes "

@@ -1,0 +1,363 @@
+"""translate(): geometry, units, the measurement, seeds, tiles, conditions, refusals. Networks are tiny and random."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scorefusion.acquisition import Acquisition
+from scorefusion.bundle import Bundle, write_bundle
+from scorefusion.errors import BundleError, Cancelled, GeometryError, RequestError
+from scorefusion.fusion import FeatureAlignment, InputRule, Member, PlaneEnsemble, ScoreFusion
+from scorefusion.grid import Grid
+from scorefusion.model import fusion_state, load_model
+from scorefusion.pipeline import Result, translate
+from scorefusion.planes import Plane
+from scorefusion.unet import UNet, UNetConfig
+from scorefusion.volume import Volume
+
+PLANES = [plane.value for plane in Plane]
+
+
+def _tiny(dims: int, channels: int, outputs: int, context: int, seed: int) -> UNet:
+    torch.manual_seed(seed)
+    config = UNetConfig(
+        dims, channels, outputs, (4, 6), blocks=1, stem_factor=2, normalisation="none", resampling="plain",
+        context_size=context, embedding_size=8,
+    )  # fmt: skip
+    network = UNet(config)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.08)
+    return network
+
+
+def _write(folder: Path, names: list[str], task: str, **section: Any) -> Bundle:
+    """A bundle with one shared plane network a condition and a fusion network over all."""
+    restoring = task == "super_resolution"
+    rule = InputRule(1, False, True, True, restoring, 0, 4.0, "clean")
+    networks = [_tiny(2, rule.plane_channels(1), 1, rule.plane_context_size, n) for n in range(len(names))]
+    members = [Member(n, plane, (n,)) for n in range(len(names)) for plane in Plane]
+    ensemble = PlaneEnsemble(networks, members, rule)
+    volume = _tiny(3, rule.volume_channels(len(names), len(members)), len(members), rule.volume_context_size, 9)
+    alignment = FeatureAlignment(networks, members, volume)
+    for parameter in alignment.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    states = {f"models/plane_{name}.safetensors": net.state_dict() for name, net in zip(names, networks, strict=True)}
+    states["models/fusion.safetensors"] = fusion_state(ScoreFusion(ensemble, volume, alignment))
+    metadata = {
+        "description": "A tiny random model for tests.",
+        "scorefusion": {
+            "task": task,
+            "conditions": [
+                {"name": name, "contrasts": ["t1", "t2"] if restoring else [name], "optional": n > 0}
+                for n, name in enumerate(names)
+            ],
+            "target": {
+                "name": "image" if restoring else "flair",
+                "same_contrast_as": names[0] if restoring else None,
+                "units": "input units" if restoring else "arbitrary",
+                "range": None if restoring else [0, 1000],
+            },
+            "spacing_mm": [1.0, 1.0, 1.0],
+            "base": "back_projection" if restoring else "condition",
+            "residual_gain": 4.0,
+            "planes": PLANES,
+            "slab_radius": 1,
+            "inputs": {
+                "position": False,
+                "foreground": True,
+                "plane_context": True,
+                "acquisition_context": restoring,
+                "presence_context": 0,
+            },  # fmt: skip
+            "networks": {
+                "planes": [
+                    {
+                        "file": f"models/plane_{name}.safetensors",
+                        "planes": PLANES,
+                        "conditions": [name],
+                        "config": network.config.to_dict(),
+                    }
+                    for name, network in zip(names, networks, strict=True)
+                ],
+                "fusion": {"file": "models/fusion.safetensors", "config": volume.config.to_dict()},
+            },
+            "schedule": {"kind": "cosine", "num_train_timesteps": 1000, "prediction": "clean"},
+            "presets": {
+                "fast": {"steps": 1, "solver": "ddim"},
+                "balanced": {"steps": 3, "solver": "dpmpp"},
+                "best": {"steps": 2, "solver": "ddpm", "samples": 3},
+            },
+            "domain": {"spacing_mm": [0.7, 1.3], "factor": [1.25, 8], "extent_mm": [10, 350], "modality": "MR"},
+            "licence": "Apache-2.0",
+            **section,
+        },
+    }
+    return write_bundle(folder, metadata, states, "# Card", "licence")
+
+
+@pytest.fixture(scope="module")
+def restorer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return _write(tmp_path_factory.mktemp("bundles") / "tiny-sr", ["image"], "super_resolution")
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return _write(tmp_path_factory.mktemp("bundles") / "tiny-t1-t2-to-flair", ["t1", "t2"], "translation")
+
+
+@pytest.fixture
+def thick(make_volume: Callable[..., Volume]) -> Volume:
+    """4 mm slices along the second voxel axis, oblique."""
+    return make_volume((16, 7, 18), (1.0, 4.0, 1.1))
+
+
+def _run(volume: Any, bundle: Bundle, **options: Any) -> Result:
+    return translate(volume, bundle, device="cpu", **options)
+
+
+class TestGeometry:
+    def test_super_resolution_keeps_axes_extent_and_outer_corner(self, restorer: Bundle, thick: Volume) -> None:
+        result = _run(thick, restorer).volume
+        assert result.spatial_shape == (16, 28, 18)
+        assert result.orientation == thick.orientation
+        np.testing.assert_allclose(result.grid.extent_mm, thick.grid.extent_mm, rtol=1e-6)
+        np.testing.assert_allclose(
+            result.grid.index_to_world([-0.5] * 3), thick.grid.index_to_world([-0.5] * 3), atol=1e-6
+        )
+
+    @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, -1)])
+    @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+    def test_the_same_head_on_other_axes_gives_the_same_result(
+        self, restorer: Bundle, thick: Volume, order: tuple[int, int, int], flips: tuple[int, int, int]
+    ) -> None:
+        expected = _run(thick, restorer).volume
+        affine, data = thick.affine.copy(), thick.data
+        affine[:, :3] = affine[:, list(order)]
+        data = data.transpose(0, *(1 + axis for axis in order))
+        for axis, flip in enumerate(flips):
+            if flip < 0:
+                affine[:3, 3] += affine[:3, axis] * (data.shape[1 + axis] - 1)
+                affine[:3, axis] *= -1
+                data = np.flip(data, 1 + axis)
+        moved = _run(Volume(np.ascontiguousarray(data), affine), restorer).volume
+        back, _ = moved.canonical()
+        reference, _ = expected.canonical()
+        np.testing.assert_allclose(back.affine, reference.affine, atol=1e-6)
+        np.testing.assert_allclose(back.data, reference.data, atol=1e-2)
+
+    def test_translation_keeps_the_grid(self, translator: Bundle, make_volume: Callable[..., Volume]) -> None:
+        volume = make_volume((14, 17, 12), (1.0, 1.0, 1.0))
+        result = _run({"t1": volume}, translator).volume
+        assert result.grid.is_close(volume.grid)
+
+    def test_real_factors_are_exact(self, restorer: Bundle, make_volume: Callable[..., Volume]) -> None:
+        volume = make_volume((12, 13, 9), (1.0, 1.0, 3.7))
+        result = _run(volume, restorer)
+        assert result.volume.spatial_shape == (12, 13, 33)
+        assert result.quality["measurement_residual_relative"] < 1e-5
+
+
+class TestMeasurement:
+    @pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
+    def test_result_measured_again_is_the_input(self, restorer: Bundle, thick: Volume, preset: str) -> None:
+        result = _run(thick, restorer, preset=preset)
+        operator = Acquisition.between(result.volume.grid, thick.grid)
+        again = operator.forward(torch.from_numpy(result.volume.data)[None])[0].numpy()
+        assert np.abs(again - thick.data).max() < 1e-4 * np.abs(thick.data).max()
+        assert result.quality["measurement_residual_max"] < 1e-4 * np.abs(thick.data).max()
+
+    def test_units_are_the_inputs(self, restorer: Bundle, thick: Volume) -> None:
+        small = _run(thick, restorer).volume.data
+        large = _run(thick.with_data(thick.data * 37.0), restorer).volume.data
+        np.testing.assert_allclose(large / 37.0, small, atol=0.05 * np.abs(small).max() * 1e-2)
+
+    def test_header_thickness_is_used_and_can_be_overruled(self, restorer: Bundle, thick: Volume) -> None:
+        known = replace(thick, slice_thickness=3.0, slice_axis=1)
+        assert _run(known, restorer).provenance["Acquisition"]["SliceThickness"] == 3.0
+        assert _run(known, restorer, thickness=3.5, axis="j").provenance["Acquisition"]["SliceThickness"] == 3.5
+        assert _run(thick, restorer).provenance["Acquisition"]["SliceThickness"] == pytest.approx(4.0)
+
+    def test_translation_has_the_bundles_units(self, translator: Bundle, make_volume: Callable[..., Volume]) -> None:
+        volume = make_volume((14, 17, 12), (1.0, 1.0, 1.0))
+        result = _run({"t1": volume}, translator)
+        assert result.provenance["Units"] == "arbitrary"
+        assert "measurement_residual_max" not in result.quality
+
+
+class TestSeedsAndTiles:
+    def test_same_seed_same_voxels(self, restorer: Bundle, thick: Volume) -> None:
+        first, second = (_run(thick, restorer, preset="best", seed=3).volume.data for _ in range(2))
+        assert np.array_equal(first, second)
+        assert not np.allclose(first, _run(thick, restorer, preset="best", seed=4).volume.data)
+
+    def test_global_generator_is_left_alone(self, restorer: Bundle, thick: Volume) -> None:
+        torch.manual_seed(11)
+        before = torch.get_rng_state()
+        _run(thick, restorer, preset="best")
+        assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize("preset", ["fast", "balanced"])
+    def test_tiled_equals_whole(self, restorer: Bundle, make_volume: Callable[..., Volume], preset: str) -> None:
+        volume = make_volume((10, 24, 14), (1.0, 4.0, 1.0))
+        whole = _run(volume, restorer, preset=preset)
+        tiled = _run(volume, restorer, preset=preset, tile=16)
+        span = whole.volume.data.max() - whole.volume.data.min()
+        assert np.abs(tiled.volume.data - whole.volume.data).max() < 1e-4 * span
+        assert [w["code"] for w in tiled.provenance["Warnings"]] == ["tiles"]
+
+
+class TestSamples:
+    def test_uncertainty_is_the_spread_of_the_samples(self, restorer: Bundle, thick: Volume) -> None:
+        result = _run(thick, restorer, preset="best", uncertainty=True)
+        assert result.uncertainty is not None
+        assert result.uncertainty.grid.is_close(result.volume.grid)
+        assert result.uncertainty.data.min() >= 0
+        assert result.quality["mean_uncertainty"] > 0
+
+    def test_a_one_step_result_borrows_its_spread_from_a_short_sampling(self, restorer: Bundle, thick: Volume) -> None:
+        plain = _run(thick, restorer)
+        result = _run(thick, restorer, uncertainty=True)
+        assert np.array_equal(plain.volume.data, result.volume.data)
+        assert result.uncertainty is not None
+        assert result.provenance["Uncertainty"]["samples"] > 1
+
+    def test_steps_and_samples_can_be_given(self, restorer: Bundle, thick: Volume) -> None:
+        sampling = _run(thick, restorer, steps=2, samples=2).provenance["Sampling"]
+        assert (sampling["steps"], sampling["samples"]) == (2, 2)
+
+
+class TestConditions:
+    def _pair(self, make_volume: Callable[..., Volume]) -> dict[str, Volume]:
+        t1 = make_volume((14, 17, 12), (1.0, 1.0, 1.0), seed=1)
+        return {"t1": t1, "t2": make_volume((14, 17, 12), (1.0, 1.0, 1.0), seed=2)}
+
+    def test_an_optional_condition_may_be_missing(self, translator: Bundle, make_volume: Callable[..., Volume]) -> None:
+        pair = self._pair(make_volume)
+        both = _run(pair, translator).volume.data
+        alone = _run({"t1": pair["t1"]}, translator).volume.data
+        assert np.isfinite(alone).all()
+        assert not np.allclose(both, alone)
+
+    def test_a_condition_on_another_grid_is_resampled(
+        self, translator: Bundle, make_volume: Callable[..., Volume]
+    ) -> None:
+        pair = self._pair(make_volume)
+        expected = _run(pair, translator).volume.data
+        pair["t2"], _ = pair["t2"].canonical()
+        turned = pair["t2"]
+        flipped = Volume(
+            np.ascontiguousarray(turned.data[:, ::-1]),
+            turned.affine @ np.array([[-1, 0, 0, 13], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
+        )
+        again = _run({"t1": pair["t1"], "t2": flipped}, translator).volume.data
+        np.testing.assert_allclose(again, expected, atol=0.5)  # of 1000
+
+    def test_grids_that_do_not_overlap_are_refused(
+        self, translator: Bundle, make_volume: Callable[..., Volume]
+    ) -> None:
+        pair = self._pair(make_volume)
+        away = pair["t2"].affine.copy()
+        away[0, 3] += 500
+        with pytest.raises(GeometryError, match="covers only 0%.*register"):
+            _run({"t1": pair["t1"], "t2": Volume(pair["t2"].data, away, source="t2.nii.gz")}, translator)
+
+    def test_unknown_and_missing_names(self, translator: Bundle, thick: Volume) -> None:
+        with pytest.raises(RequestError, match=r"no input 'pd'; its inputs are t1, t2"):
+            _run({"t1": thick, "pd": thick}, translator)
+        with pytest.raises(RequestError, match=r"needs the input t1"):
+            _run({"t2": thick}, translator)
+
+
+class TestRefusals:
+    def test_already_fine_enough(self, restorer: Bundle, make_volume: Callable[..., Volume]) -> None:
+        with pytest.raises(RequestError, match="already has voxels of 1 x 1 x 1 mm.*spacing=0.5"):
+            _run(make_volume((12, 14, 10), (1.0, 1.0, 1.0)), restorer)
+
+    def test_unknown_preset_rule_and_axis(self, restorer: Bundle, thick: Volume) -> None:
+        with pytest.raises(RequestError, match="choose one of fast, balanced, best"):
+            _run(thick, restorer, preset="turbo")
+        with pytest.raises(RequestError, match="Unknown fusion rule 'median'"):
+            _run(thick, restorer, rule="median")
+        with pytest.raises(RequestError, match="axis must be i, j or k"):
+            _run(thick, restorer, axis="x")
+
+    def test_spacing_for_a_translation_model(self, translator: Bundle, thick: Volume) -> None:
+        with pytest.raises(RequestError, match="keeps the grid of its input"):
+            _run({"t1": thick}, translator, spacing=1.0)
+
+    def test_weights_that_do_not_fit_the_metadata(self, restorer: Bundle, tmp_path: Path) -> None:
+        metadata = json.loads(json.dumps(restorer.metadata))
+        metadata["scorefusion"]["networks"]["planes"][0]["config"]["channels"] = [4, 8]
+        files = {name: restorer.load_state_dict(name) for name in restorer.section["files"]}
+        broken = write_bundle(tmp_path / "broken", metadata, files, "card", "licence")
+        with pytest.raises(BundleError, match="do not fit the network"):
+            load_model(broken)
+
+    def test_cancelling_ends_the_run(self, restorer: Bundle, thick: Volume) -> None:
+        calls = []
+
+        def cancelled() -> bool:
+            calls.append(1)
+            return len(calls) > 3
+
+        with pytest.raises(Cancelled):
+            _run(thick, restorer, preset="best", cancelled=cancelled)
+
+
+class TestEventsAndProvenance:
+    def test_progress_rises_to_the_total(self, restorer: Bundle, thick: Volume) -> None:
+        events: list[dict[str, Any]] = []
+        _run(thick, restorer, preset="best", on_event=events.append)
+        progress = [event for event in events if event["event"] == "progress"]
+        done = [event["done"] for event in progress]
+        assert done == sorted(done)
+        assert done[-1] == progress[-1]["total"] == 6
+
+    def test_provenance_is_json_and_names_what_matters(self, restorer: Bundle, thick: Volume) -> None:
+        record = json.loads(json.dumps(_run(thick, restorer, seed=5).provenance))
+        assert record["Synthetic"] is True
+        assert record["Model"] == {
+            "Id": "tiny-sr", "Version": restorer.version, "Sha256": restorer.hash, "Licence": "Apache-2.0"
+        }  # fmt: skip
+        assert record["Seed"] == 5
+        assert record["Rule"] == "ScoreFusion"
+        assert len(record["Sources"]["image"]["Sha256"]) == 64
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            (lambda v: Volume(v.data, v.affine @ np.diag([0.4, 1, 1, 1])), "outside-domain-spacing"),
+            (lambda v: Volume(v.data, v.affine @ np.diag([1, 2.5, 1, 1])), "outside-domain-factor"),
+            (lambda v: Volume(v.data * 4 - 1024, v.affine), "outside-domain-modality"),
+            (lambda v: Volume(v.data, v.affine @ np.diag([0.4, 1, 1, 1])), "outside-domain-extent"),
+        ],
+    )
+    def test_outside_the_domain_is_warned_of_and_recorded(
+        self, restorer: Bundle, thick: Volume, change: Callable[[Volume], Volume], code: str
+    ) -> None:
+        events: list[dict[str, Any]] = []
+        result = _run(change(thick), restorer, on_event=events.append)
+        assert code in [event["code"] for event in events if event["event"] == "warning"]
+        assert code in [warning["code"] for warning in result.provenance["Warnings"]]
+
+
+class TestRules:
+    @pytest.mark.parametrize("rule", ["fusion", "average", "alternating", "axial", "coronal", "sagittal"])
+    def test_every_rule_respects_the_measurement(self, restorer: Bundle, thick: Volume, rule: str) -> None:
+        result = _run(thick, restorer, rule=rule, steps=2)
+        assert result.quality["measurement_residual_relative"] < 1e-5
+
+    def test_a_grid_is_not_needed_to_be_a_multiple_of_anything(
+        self, restorer: Bundle, make_volume: Callable[..., Volume]
+    ) -> None:
+        result = _run(make_volume((11, 9, 5), (1.0, 1.0, 3.0)), restorer)
+        assert result.volume.spatial_shape == (11, 9, 15)
+        assert isinstance(result.volume.grid, Grid)
