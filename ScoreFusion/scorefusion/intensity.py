@@ -124,13 +124,13 @@ def _foreground_of_channel(data: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def _noise_level(data: NDArray[np.float32]) -> float | None:
     """The value that background noise hardly ever exceeds; None if there is no dark background."""
-    lowest = float(data.min())
+    no_signal = min(0.0, float(data.min()))  # a magnitude image starts at 0, even if none of its voxels does
     dark, bright = _split_by_otsu(data)
     if dark.size == 0 or bright.size == 0:
         return None
     centre = float(np.median(dark))
     # Air has a small fraction of the signal of tissue; the darker half of a brain without air has not.
-    if centre - lowest > 0.3 * (float(np.median(bright)) - lowest):
+    if centre - no_signal > 0.3 * (float(np.median(bright)) - no_signal):
         return None
     spread = 1.4826 * float(np.median(np.abs(dark - centre)))
     return min(centre + 4.0 * spread, float(dark.max()))

@@ -150,8 +150,9 @@ def _read_nifti(path: Path, frame: int | None) -> tuple[NDArray[np.float32], NDA
     selected = _select_frame(path, shape, frame)
     index = (slice(None),) * 3 + selected + (0,) * (len(image.shape) - 3 - len(selected))
     try:
-        # Reads this frame only, and applies slope and intercept.
-        data = np.ascontiguousarray(image.dataobj[index], dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+            # Reads this frame only, and applies slope and intercept.
+            data = np.ascontiguousarray(image.dataobj[index], dtype=np.float32)
     except MemoryError:
         raise
     except Exception as error:

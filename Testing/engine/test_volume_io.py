@@ -310,7 +310,6 @@ MISPLACED = [
 
 
 class TestRefusals:
-    @pytest.mark.filterwarnings("ignore")  # numpy warns of the overflow that is made on purpose
     @pytest.mark.parametrize(("name", "make", "fact", "fix"), REFUSED, ids=[case[0] for case in REFUSED])
     def test_unusable_file(self, tmp_path: Path, name: str, make: Callable[[Path], Any], fact: str, fix: str) -> None:
         make(tmp_path / name)
