@@ -1,0 +1,84 @@
+"""From what a person types to a job that is ready to start."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ScoreFusionLib.i18n import tr as _
+from ScoreFusionLib.logic.errors import RunError
+from ScoreFusionLib.logic.job import JobInputs, TranslateJob
+from ScoreFusionLib.logic.models import ModelInfo, find_model
+from ScoreFusionLib.logic.request import TranslateRequest
+
+
+def make_job(
+    scene: Any,
+    inputs: Any | Mapping[str, Any],
+    model: str,
+    *,
+    output: Any | None = None,
+    uncertainty: Any | bool = False,
+    reference: Any | None = None,
+    all_frames: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> TranslateJob:
+    """Check a request and return its job, not started yet.
+
+    Args:
+        scene: Receives the result.
+        inputs: A volume node for the model's first condition, or condition name to volume node.
+        model: Id, title or folder of a model.
+        output, uncertainty: Nodes to fill; `uncertainty=True` makes a new one.
+        reference: Volume to compare the result with.
+        all_frames: Process all frames of a sequence.
+        settings: Fields of `TranslateRequest` other than `model` and `uncertainty`.
+
+    Raises:
+        RunError: An input is missing or superfluous, or a setting is unknown.
+    """
+    info = find_model(model)
+    volumes = match_inputs(info, inputs)
+    wants_map = uncertainty is not None and uncertainty is not False
+    request = _request(info, settings or {}, wants_map)
+    node = uncertainty if wants_map and uncertainty is not True else None
+    job_inputs = JobInputs(volumes, output=output, uncertainty=node, reference=reference, all_frames=all_frames)
+    return TranslateJob(scene, job_inputs, request, info)
+
+
+def match_inputs(model: ModelInfo, inputs: Any | Mapping[str, Any]) -> dict[str, Any]:
+    """Return condition name to node in the order of the model, optional ones that were not given left out.
+
+    Raises:
+        RunError: A condition is missing, or a name is not one of the model's.
+    """
+    given = dict(inputs) if isinstance(inputs, Mapping) else {model.conditions[0].name: inputs}
+    names = [condition.name for condition in model.conditions]
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        msg = _("The model '{model}' has no input '{name}'. Its inputs: {names}.").format(
+            model=model.id, name=unknown[0], names=", ".join(names)
+        )
+        raise RunError(msg)
+    missing = [c.name for c in model.conditions if not c.optional and given.get(c.name) is None]
+    if missing:
+        msg = _("The model '{model}' needs a volume for '{name}'. Give it one, or choose another model.").format(
+            model=model.id, name=missing[0]
+        )
+        raise RunError(msg)
+    return {name: given[name] for name in names if given.get(name) is not None}
+
+
+def _request(model: ModelInfo, settings: Mapping[str, Any], wants_map: bool) -> TranslateRequest:
+    known = [f.name for f in dataclasses.fields(TranslateRequest) if f.name not in ("model", "uncertainty")]
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        msg = _("Unknown setting '{name}'. Known settings: {known}.").format(name=unknown[0], known=", ".join(known))
+        raise RunError(msg)
+    if settings.get("preset") is not None and model.presets and settings["preset"] not in model.presets:
+        msg = _("The model '{model}' has no preset '{preset}'. Its presets: {presets}.").format(
+            model=model.id, preset=settings["preset"], presets=", ".join(model.presets)
+        )
+        raise RunError(msg)
+    return TranslateRequest(model=model.id, uncertainty=wants_map, **settings)

@@ -1,0 +1,424 @@
+"""One run, from volume nodes to volume nodes, as a state machine that a timer drives.
+
+The whole course of a run is one generator, `_course`, which reads from top to bottom. Each `yield` hands the thread
+back, so the GUI stays alive although everything that touches the scene happens in the GUI's thread, as MRML demands.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ScoreFusionLib.i18n import tr as _
+from ScoreFusionLib.logic import engine, failure
+from ScoreFusionLib.logic.errors import RunCancelled, RunError
+from ScoreFusionLib.logic.events import Event
+from ScoreFusionLib.logic.geometry import Frame, affine_from_node, plan_frame, world_affine
+from ScoreFusionLib.logic.models import ModelInfo
+from ScoreFusionLib.logic.node_export import export_steps, voxels_from_node
+from ScoreFusionLib.logic.node_import import load_steps
+from ScoreFusionLib.logic.request import RunFiles, TranslateRequest, command_arguments
+from ScoreFusionLib.logic.results import Image, JobResult, place_results
+from ScoreFusionLib.logic.run_state import RunState
+from ScoreFusionLib.logic.sequences import frame_nodes
+from ScoreFusionLib.logic.signal import Signal
+from ScoreFusionLib.logic.worker import Worker
+
+TICK_MS = 30
+_BUDGET_SECONDS = 0.012  # of work in one tick; a step is a copy of 2 MB, some milliseconds
+_WAIT = "wait"  # yielded when there is nothing to do before the next tick
+Steps = Iterator[Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: share of the stage done in [0, 1], what is being done, seconds left (None = not known yet)."""
+
+    share: float
+    stage: str
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class JobInputs:
+    """The nodes of a run.
+
+    Attributes:
+        volumes: Condition name to volume node, the base first.
+        output, uncertainty: Nodes to fill; None makes new ones.
+        reference: Volume to compare the result with, if any.
+        all_frames: Process every frame of a sequence instead of the current one.
+    """
+
+    volumes: Mapping[str, Any]
+    output: Any | None = None
+    uncertainty: Any | None = None
+    reference: Any | None = None
+    all_frames: bool = False
+
+
+@dataclass
+class _Collected:
+    """What the frames of a run have given so far."""
+
+    results: list[Image] = field(default_factory=list)
+    uncertainties: list[Image] = field(default_factory=list)
+    errors: list[Image] = field(default_factory=list)
+    qualities: list[dict[str, Any]] = field(default_factory=list)
+    provenances: list[dict[str, Any]] = field(default_factory=list)
+
+
+class TranslateJob:
+    """Runs the engine on nodes. Make it with `start_job`.
+
+    Signals: `state_changed(RunState)`, `progressed(Progress)`, `logged(str)`, `warned(code, message)`, and at the end
+    one of `finished(JobResult)`, `failed(RunError)`, `cancelled()`.
+    """
+
+    def __init__(self, scene: Any, inputs: JobInputs, request: TranslateRequest, model: ModelInfo) -> None:
+        self.state = RunState.IDLE
+        self.result: JobResult | None = None
+        self.error: RunError | None = None
+        self.warnings: dict[str, str] = {}  # message to code
+        self.log: list[str] = []
+        self.state_changed, self.progressed, self.logged, self.warned = Signal(), Signal(), Signal(), Signal()
+        self.finished, self.failed, self.cancelled = Signal(), Signal(), Signal()
+        self._scene, self._inputs, self._request, self._model = scene, inputs, request, model
+        self._folder: Path | None = None
+        self._worker: Worker | None = None
+        self._timer: Any = None
+        self._loop: Any = None
+        self._observer: int | None = None
+        self._steps: Steps = iter(())
+        self._in_poll = False
+
+    # -- for the caller --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin. Returns at once; without an application (no Qt) the caller has to call `poll`."""
+        self._steps = self._course()
+        self._observer = self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_args: self.abort())
+        self._enter(RunState.STARTING)
+        self._timer = _start_timer(self.poll)
+
+    def cancel(self) -> None:
+        """Ask for an early end: the worker's whole process tree is gone within 3 seconds, the scene stays as it was."""
+        if self.state.can_cancel:
+            self._enter(RunState.CANCELLING)
+            if self._worker is not None:
+                self._worker.cancel()
+
+    def abort(self) -> None:
+        """End at once, for a closing scene or application."""
+        if self.state.is_busy:
+            if self._worker is not None:
+                self._worker.kill()
+            self._end(RunState.IDLE, self.cancelled)
+
+    def wait(self) -> Any:
+        """Let the event loop run until the end, and return the result node.
+
+        Raises:
+            RunError: The run failed.
+            RunCancelled: It was cancelled.
+        """
+        self._run_event_loop()
+        if self.error is not None:
+            raise self.error
+        if self.result is None:
+            msg = _("The run was cancelled; the scene is as it was before.")
+            raise RunCancelled(msg)
+        return self.result.node
+
+    def poll(self) -> None:
+        """Do a little work. Called by the timer."""
+        if self._in_poll or not self.state.is_busy:
+            return  # a slot that opens a dialog lets the timer tick inside this call
+        self._in_poll = True
+        deadline = time.monotonic() + _BUDGET_SECONDS
+        try:
+            while self.state.is_busy and next(self._steps) is not _WAIT and time.monotonic() < deadline:
+                pass
+        except StopIteration:
+            self._end(RunState.IDLE, self.finished, self.result)
+        except RunCancelled:
+            self._end(RunState.IDLE, self.cancelled)
+        except RunError as error:
+            self.error = error
+            self._end(RunState.FAILED, self.failed, error)
+        except Exception as error:  # a bug of ours: say so, keep Slicer alive
+            text = _("ScoreFusion met an unexpected problem ({error}). Please send us the log.").format(error=error)
+            self.error = RunError(text, traceback.format_exc())
+            self._end(RunState.FAILED, self.failed, self.error)
+        finally:
+            self._in_poll = False
+
+    # -- the course of a run ---------------------------------------------------------------------------------------
+
+    def _course(self) -> Steps:
+        started = time.monotonic()
+        frame = self._plan()
+        self._folder = Path(tempfile.mkdtemp(prefix="ScoreFusion-", dir=_temporary_root()))
+        reference = yield from self._export_reference(frame)
+        collected = _Collected()
+        frames = self._frames()
+        for index, volumes in enumerate(frames):
+            files = yield from self._export(volumes, frame)
+            event = yield from self._work(self._command(files), f"{index + 1}/{len(frames)}")
+            collected.qualities.append(dict(event.get("quality") or {}))
+            collected.provenances.append(_read_json(event.get("provenance"), files.output))
+            if reference is not None:
+                yield from self._compare(files, reference, collected)
+            yield from self._load(files, collected)
+        self._enter(RunState.IMPORTING)
+        yield
+        self.result = yield from place_results(
+            self._scene,
+            self._inputs,
+            self._model,
+            frame,
+            images=(collected.results, collected.uncertainties, collected.errors),
+            quality=_mean_of(collected.qualities),
+            provenance=self._provenance(collected.provenances[-1], frame),
+        )
+        self.result.warnings.extend(self.warnings)
+        self.result.seconds = time.monotonic() - started
+
+    def _plan(self) -> Frame:
+        for node in self._inputs.volumes.values():
+            voxels_from_node(node)  # refuses what cannot be processed before anything is started
+        frame = plan_frame(self._inputs.volumes)
+        for note in frame.notes:
+            self._warn("transform", note)
+        return frame
+
+    def _frames(self) -> list[dict[str, Any]]:
+        volumes = dict(self._inputs.volumes)
+        if not self._inputs.all_frames:
+            return [volumes]
+        frames = {name: frame_nodes(node) for name, node in volumes.items()}
+        counts = {len(nodes) for nodes in frames.values() if len(nodes) > 1}
+        if len(counts) > 1:
+            msg = _("The inputs have different numbers of frames: {counts}. Choose sequences of one length.").format(
+                counts=", ".join(map(str, sorted(counts)))
+            )
+            raise RunError(msg)
+        count = max(counts, default=1)
+        return [{name: nodes[i if len(nodes) > 1 else 0] for name, nodes in frames.items()} for i in range(count)]
+
+    def _export(self, volumes: dict[str, Any], frame: Frame) -> Iterator[Any]:
+        folder = self._require_folder()
+        files = RunFiles(
+            inputs={name: folder / f"input-{name}.nii" for name in volumes},
+            output=folder / "output.nii",
+            uncertainty=folder / "uncertainty.nii" if self._request.uncertainty else None,
+        )
+        for name, node in volumes.items():
+            self.progressed.emit(Progress(0.0, _("reading '{volume}'").format(volume=node.GetName())))
+            # A frame of a sequence may lie elsewhere than the volume which shows it; the transform is the same.
+            shown = self._inputs.volumes[name]
+            affine = frame.affines[name] @ np.linalg.inv(affine_from_node(shown)) @ affine_from_node(node)
+            yield from self._unless_cancelled(export_steps(node, affine, files.inputs[name]))
+        return files
+
+    def _export_reference(self, frame: Frame) -> Iterator[Any]:
+        node = self._inputs.reference
+        if node is None:
+            return None
+        affine = world_affine(node) if frame.transform_id is None else affine_from_node(node)
+        if affine is None or (frame.transform_id is not None and node.GetTransformNodeID() != frame.transform_id):
+            msg = _("The reference '{volume}' lies under another transform than the input. Harden it first.").format(
+                volume=node.GetName()
+            )
+            raise RunError(msg)
+        path = self._require_folder() / "reference.nii"
+        yield from self._unless_cancelled(export_steps(node, affine, path))
+        return path
+
+    def _command(self, files: RunFiles) -> list[str]:
+        return engine.engine_command(command_arguments(self._request, files), stop_with_slicer=True)
+
+    def _work(self, command: list[str], frame_label: str) -> Iterator[Any]:
+        """Run one worker to its end; returns its `result` event."""
+        self._worker = Worker(command, env=engine.worker_environment(), folder=self._require_folder())
+        result: Event | None = None
+        error: Event | None = None
+        try:
+            self._worker.start()
+        except OSError as problem:
+            msg = _("The worker could not be started: {problem}").format(problem=problem)
+            raise RunError(msg) from problem
+        while self._worker.is_running:
+            for event in self._worker.poll():
+                result = event if event["event"] == "result" else result
+                error = event if event["event"] == "error" else error
+                self._hear(event, frame_label)
+            if self._worker.is_running:
+                yield _WAIT
+        if self.state is RunState.CANCELLING:
+            raise RunCancelled
+        if result is None or error is not None or self._worker.returncode != 0:
+            raise failure.explain(self._worker.returncode or 0, error, self._worker.tail)
+        return result
+
+    def _compare(self, files: RunFiles, reference: Path, collected: _Collected) -> Iterator[Any]:
+        error_map = files.output.with_name("error.nii")
+        script = ["-m", "ScoreFusionLib.logic.quality", "--result", str(files.output), "--reference", str(reference)]
+        event = yield from self._work([engine.python_executable(), *script, "--error-map", str(error_map)], "")
+        collected.qualities[-1]["reference"] = event.get("quality", {})
+        collected.errors.append((yield from self._read(error_map)))
+
+    def _load(self, files: RunFiles, collected: _Collected) -> Iterator[Any]:
+        collected.results.append((yield from self._read(files.output)))
+        if files.uncertainty is not None:
+            collected.uncertainties.append((yield from self._read(files.uncertainty)))
+
+    def _read(self, path: Path) -> Iterator[Any]:
+        image: Image | None = None
+        for step in self._unless_cancelled(load_steps(path)):
+            image = step
+            yield
+        return image
+
+    # -- small things ----------------------------------------------------------------------------------------------
+
+    def _hear(self, event: Event, frame_label: str) -> None:
+        kind = event["event"]
+        if kind == "progress":
+            if self.state is RunState.STARTING:
+                self._enter(RunState.RUNNING)
+            total = float(event.get("total") or 1)
+            stage = str(event.get("stage", ""))
+            if self._inputs.all_frames:
+                stage = _("frame {frame}: {stage}").format(frame=frame_label, stage=stage)
+            share = min(1.0, max(0.0, float(event.get("done") or 0) / total))
+            self.progressed.emit(Progress(share, stage, event.get("eta_s")))
+        elif kind == "warning":
+            self._warn(str(event.get("code", "")), str(event.get("message", "")))
+        elif kind == "log":
+            self._log(str(event.get("message", "")))
+        elif kind == "error":
+            self._log(f"{event.get('kind', 'error')}: {event.get('message', '')}")
+
+    def _warn(self, code: str, message: str) -> None:
+        if message not in self.warnings:
+            self.warnings[message] = code
+            self._log(f"warning: {message}")
+            self.warned.emit(code, message)
+
+    def _log(self, line: str) -> None:
+        self.log.append(line)
+        self.logged.emit(line)
+
+    def _unless_cancelled(self, steps: Steps) -> Steps:
+        for step in steps:
+            if self.state is RunState.CANCELLING:
+                raise RunCancelled
+            yield step
+
+    def _provenance(self, engine_record: dict[str, Any], frame: Frame) -> dict[str, Any]:
+        names = {name: node.GetName() for name, node in self._inputs.volumes.items()}
+        space = "world" if frame.transform_id is None else "below the input's transform"
+        return {**engine_record, "Slicer": {"Inputs": names, "Space": space, "Frames": len(self._frames())}}
+
+    def _require_folder(self) -> Path:
+        if self._folder is None:
+            msg = "the run has no folder yet"
+            raise RuntimeError(msg)
+        return self._folder
+
+    def _enter(self, state: RunState) -> None:
+        if state is not self.state:
+            self.state = state
+            self.state_changed.emit(state)
+
+    def _end(self, state: RunState, signal: Signal, *args: object) -> None:
+        _stop_timer(self._timer, self.poll)
+        self._timer = None
+        if self._observer is not None:
+            self._scene.RemoveObserver(self._observer)
+            self._observer = None
+        if not self._in_poll:
+            self._steps.close()  # type: ignore[attr-defined]  # a generator
+        if self._worker is not None:
+            self._worker.kill()
+        if self._folder is not None and not os.environ.get("SCOREFUSION_KEEP_FILES"):
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._enter(state)
+        signal.emit(*args)
+        if self._loop is not None:
+            self._loop.quit()
+
+    def _run_event_loop(self) -> None:
+        if self._timer is None:
+            while self.state.is_busy:  # no Qt: nobody else calls poll
+                self.poll()
+                time.sleep(TICK_MS / 1000 / 3)
+            return
+        import qt
+
+        self._loop = qt.QEventLoop()
+        if self.state.is_busy:
+            self._loop.exec_()
+        self._loop = None
+
+
+def _start_timer(slot: Any) -> Any | None:
+    try:
+        import qt
+    except ImportError:  # bare MRML
+        return None
+    timer = qt.QTimer()
+    timer.setInterval(TICK_MS)
+    timer.connect("timeout()", slot)
+    timer.start()
+    return timer
+
+
+def _stop_timer(timer: Any | None, slot: Any) -> None:
+    if timer is not None:
+        timer.stop()
+        timer.disconnect("timeout()", slot)
+
+
+def _temporary_root() -> str | None:
+    import slicer
+
+    application = getattr(slicer, "app", None)
+    path = getattr(application, "temporaryPath", None)
+    return path if isinstance(path, str) and Path(path).is_dir() else None
+
+
+def _read_json(path: object, output: Path) -> dict[str, Any]:
+    import json
+
+    sidecar = Path(str(path)) if path else output.with_suffix(".json")
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _mean_of(qualities: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of a run: those of its only frame, or the mean over the frames."""
+    mean: dict[str, Any] = {}
+    for key, value in qualities[0].items():
+        if isinstance(value, dict):
+            mean[key] = _mean_of([quality.get(key, {}) or value for quality in qualities])
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            values: NDArray[np.float64] = np.array([float(quality.get(key, value)) for quality in qualities])
+            mean[key] = float(values.mean())
+        else:
+            mean[key] = value
+    return mean

@@ -1,0 +1,113 @@
+"""The end of a run: images become nodes, named, placed, coloured and signed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import slicer
+import vtk
+from numpy.typing import NDArray
+
+from ScoreFusionLib.i18n import tr as _
+from ScoreFusionLib.logic import display, node_import
+from ScoreFusionLib.logic.geometry import Frame
+from ScoreFusionLib.logic.models import ModelInfo
+from ScoreFusionLib.logic.sequences import SequenceOfResults
+
+if TYPE_CHECKING:
+    from ScoreFusionLib.logic.job import JobInputs
+
+Image = tuple[vtk.vtkImageData, "NDArray"]  # voxels, and affine to the frame of the run
+
+
+@dataclass
+class JobResult:
+    """What a run leaves in the scene, and what is known about it.
+
+    Attributes:
+        node: Result volume.
+        uncertainty, error_map: Volumes, None if not asked for.
+        sequences: The sequence nodes made for a 4D input.
+        quality: The engine's figures; `reference` holds those against the reference volume.
+        provenance: The engine's record.
+        warnings: What the engine or we had to say, in sentences.
+        seconds: From the start to the last node.
+    """
+
+    node: Any
+    uncertainty: Any | None = None
+    error_map: Any | None = None
+    sequences: list[Any] = field(default_factory=list)
+    quality: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def place_results(
+    scene: Any,
+    inputs: JobInputs,
+    model: ModelInfo,
+    frame: Frame,
+    *,
+    images: tuple[list[Image], list[Image], list[Image]],
+    quality: dict[str, Any],
+    provenance: dict[str, Any],
+) -> Iterator[Any]:
+    """Add the result, the uncertainty and the error map to the scene; a generator that returns a `JobResult`.
+
+    Args:
+        images: For each of the three, one image per frame; an empty list leaves it out.
+    """
+    results, uncertainties, errors = images
+    base = next(iter(inputs.volumes.values()))
+    name = node_import.result_name(base.GetName(), model.result_label)
+    placer = _Placer(scene, base, frame.transform_id, provenance)
+
+    node = node_import.volume_node(scene, name, inputs.output)
+    display.show_like(node, results[0][0], base if model.keeps_contrast else None)
+    yield from placer.place(node, results, "result")
+    done = JobResult(node=node, quality=quality, provenance=provenance)
+    if uncertainties:
+        title = _("{name} - uncertainty").format(name=node.GetName())
+        done.uncertainty = node_import.volume_node(scene, title, inputs.uncertainty)
+        display.show_as_map(done.uncertainty, uncertainties[0][0], _("Uncertainty"), _("standard deviation"))
+        yield from placer.place(done.uncertainty, uncertainties, "uncertainty")
+    if errors:
+        done.error_map = node_import.volume_node(scene, _("{name} - error").format(name=node.GetName()), None)
+        display.show_as_map(done.error_map, errors[0][0], _("Error"), _("absolute difference"))
+        yield from placer.place(done.error_map, errors, "error")
+    done.sequences = placer.sequences
+    return done
+
+
+class _Placer:
+    """Fills nodes and puts them beside the input."""
+
+    def __init__(self, scene: Any, base: Any, transform_id: str | None, provenance: dict[str, Any]) -> None:
+        self.sequences: list[Any] = []
+        self._scene = scene
+        self._base = base
+        self._transform_id = transform_id
+        self._provenance = provenance
+
+    def place(self, node: Any, images: list[Image], role: str) -> Iterator[None]:
+        """Fill `node` with the only image, or make a sequence of all of them which `node` shows."""
+        node_import.fill_node(node, *images[0], self._transform_id)
+        node_import.write_provenance(node, self._provenance, role=role)
+        node_import.place_beside(node, self._base)
+        yield
+        if len(images) == 1:
+            return
+        sequence = SequenceOfResults(self._base, node.GetName())
+        for index, (image, affine) in enumerate(images):
+            volume = slicer.vtkMRMLScalarVolumeNode()
+            volume.SetName(node.GetName())
+            node_import.fill_node(volume, image, affine, None)
+            node_import.write_provenance(volume, self._provenance, role=role)
+            sequence.add(index, volume)
+            yield
+        sequence.browse(node)
+        self.sequences.append(sequence.node)

@@ -1,0 +1,197 @@
+"""The panel: its sections, and what happens between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+import slicer
+
+from ScoreFusionLib.i18n import tr as _
+from ScoreFusionLib.logic import install, node_import
+from ScoreFusionLib.logic.advice import advise
+from ScoreFusionLib.logic.errors import RunError
+from ScoreFusionLib.logic.readiness import why_not
+from ScoreFusionLib.logic.results import JobResult
+from ScoreFusionLib.logic.sequences import frame_count
+from ScoreFusionLib.logic.settings import Contrast, Frames
+from ScoreFusionLib.logic.understanding import Understanding
+from ScoreFusionLib.widgets.condition_section import ConditionSection
+from ScoreFusionLib.widgets.device_menu import DeviceMenu
+from ScoreFusionLib.widgets.model_section import ModelSection
+from ScoreFusionLib.widgets.result_section import ResultSection
+from ScoreFusionLib.widgets.run_section import RunSection
+
+
+class Panel:
+    """Shows a parameter node and starts runs.
+
+    Args:
+        ui: Widgets of ScoreFusion.ui by name.
+        logic: Has `start(inputs, model, output, **options)`, which returns a job.
+    """
+
+    def __init__(self, ui: Any, logic: Any) -> None:
+        self.ui = ui
+        self._logic = logic
+        self._parameters: Any = None
+        self._refreshing = False
+        self._understanding: Understanding | None = None
+        self.models = ModelSection(ui)
+        self.conditions = ConditionSection(ui)
+        self.devices = DeviceMenu(ui)
+        self.run = RunSection(ui)
+        self.result = ResultSection(ui)
+        self.models.chosen.connect(self._on_model_chosen)
+        self.devices.chosen.connect(self._on_device_chosen)
+        ui.applyButton.connect("clicked(bool)", lambda *_args: self.apply_or_cancel())
+
+    # -- from the shell --------------------------------------------------------------------------------------------
+
+    def set_parameter_node(self, parameters: Any | None) -> None:
+        """Show a parameter node, None when the module is left or the scene closes."""
+        self._parameters = parameters
+        if parameters is not None:
+            if parameters.model not in self.models.ids() and self.models.ids():
+                parameters.model = self.models.ids()[0]
+            self.refresh()
+            self.conditions.suggest()
+            # After the panel is on the screen: the answer takes as long as a Python with torch takes to start.
+            qt.QTimer.singleShot(0, self.devices.fill)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Bring all sections in line with the parameter node."""
+        if self._refreshing:
+            return
+        self._refreshing = True
+        try:
+            self._refresh()
+        finally:
+            self._refreshing = False
+
+    def close(self) -> None:
+        """The module goes away: end the worker, stop asking, give the layout back."""
+        if self.run.job is not None:
+            self.run.job.abort()
+        self.devices.close()
+        self.models.close()
+        self.result.close()
+
+    # -- Apply -----------------------------------------------------------------------------------------------------
+
+    def apply_or_cancel(self) -> None:
+        """Start a run, or cancel the one under way."""
+        if self.run.is_busy:
+            self.run.job.cancel()  # type: ignore[union-attr]  # is_busy says that there is one
+            return
+        if self._why_not():
+            return
+        self.run.forget_failure()
+        try:
+            install.ensure_installed(lambda text: slicer.util.confirmOkCancelDisplay(text, _("ScoreFusion")))
+            self._start()
+        except RunError as error:
+            self.run.show_failure(error)
+        self.refresh()
+
+    def _start(self) -> None:
+        parameters, chosen = self._parameters, self.conditions.chosen()
+        base = next(iter(chosen.values()))
+        thick = self._understanding
+        wants_map = parameters.makeUncertainty
+        job = self._logic.start(
+            chosen,
+            parameters.model,
+            parameters.outputVolume,
+            uncertainty=(parameters.uncertaintyVolume or True) if wants_map else False,
+            reference=parameters.referenceVolume,
+            all_frames=parameters.frames is Frames.ALL and frame_count(base) > 1,
+            preset=parameters.preset.value,
+            steps=parameters.steps or None,
+            samples=parameters.samples or None,
+            seed=parameters.seed,
+            device=parameters.device,
+            spacing=parameters.voxelSize or None,
+            thickness=parameters.sliceThickness or None,
+            axis=parameters.thickAxis.voxel_axis(thick) if thick is not None else None,
+        )
+        job.finished.connect(lambda result: self._on_finished(result, base))
+        for signal in (job.failed, job.cancelled):
+            signal.connect(lambda *_args: self.refresh())
+        self.run.follow(job)
+
+    def _on_finished(self, result: JobResult, base: Any) -> None:
+        thick = self._understanding
+        axis = thick.axis_names[thick.thick_axis] if thick is not None and thick.thick_axis is not None else None
+        self.result.show(result, base, axis)
+        self.refresh()
+
+    # -- between the sections --------------------------------------------------------------------------------------
+
+    def _on_model_chosen(self, model_id: str) -> None:
+        if self._parameters is not None:
+            self._parameters.model = model_id
+            self.refresh()
+            self.conditions.suggest()
+
+    def _on_device_chosen(self, name: str) -> None:
+        if self._parameters is not None:
+            self._parameters.device = name
+
+    def _refresh(self) -> None:
+        parameters = self._parameters
+        if parameters is None:
+            self.run.show_readiness(_("Open a scene first."))
+            return
+        self.models.select(parameters.model)
+        self.conditions.show(self.models.model, parameters.parameterNode)
+        self.devices.select(parameters.device)
+        self._understanding = self.conditions.understanding()
+        self.conditions.show_understanding(self._understanding)
+        self._show_output_choices()
+        self._show_preset_note()
+        self.run.show_advice(self._advice())
+        self.run.show_readiness(self._why_not())
+
+    def _show_output_choices(self) -> None:
+        model, chosen = self.models.model, self.conditions.chosen()
+        self.ui.uncertaintySelector.setEnabled(self._parameters.makeUncertainty)
+        is_sharpening = model is not None and model.task == "super_resolution"
+        self.ui.voxelLabel.setVisible(is_sharpening)
+        self.ui.voxelSpinBox.setVisible(is_sharpening)
+        if model is not None and chosen:
+            name = node_import.result_name(next(iter(chosen.values())).GetName(), model.result_label)
+            self.ui.outputSelector.baseName = name
+            self.ui.uncertaintySelector.baseName = _("{name} - uncertainty").format(name=name)
+
+    def _show_preset_note(self) -> None:
+        model = self.models.model
+        settings = model.presets.get(self._parameters.preset.value, {}) if model is not None else {}
+        note = str(settings.get("note", ""))
+        self.ui.presetNote.setText(note)
+        self.ui.presetNote.setVisible(bool(note))
+
+    def _advice(self) -> list[str]:
+        model, chosen = self.models.model, self.conditions.chosen()
+        if model is None or self._understanding is None or not chosen:
+            return []
+        told = self._parameters.contrast
+        contrast = self._understanding.contrast if told is Contrast.AUTO else told.value
+        node = next(iter(chosen.values()))
+        return advise(model, node, self._understanding, contrast, self.devices.device)
+
+    def _why_not(self) -> str:
+        parameters = self._parameters
+        if parameters is None:
+            return _("Open a scene first.")
+        wants_map = parameters.makeUncertainty
+        return why_not(
+            self.models.model,
+            self.models.problem,
+            self.conditions.chosen(),
+            preset=parameters.preset.value,
+            output=parameters.outputVolume,
+            uncertainty=parameters.uncertaintyVolume if wants_map else None,
+            reference=parameters.referenceVolume,
+        )

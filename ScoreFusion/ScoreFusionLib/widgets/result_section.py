@@ -1,0 +1,107 @@
+"""The quality box and the comparison of input and result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+from ScoreFusionLib.i18n import tr as _
+from ScoreFusionLib.logic.compare import CompareView, layout_manager, orientation_for
+from ScoreFusionLib.logic.results import JobResult
+from ScoreFusionLib.logic.wording import duration, quality_table
+
+_MAP_OPACITY = 0.6
+
+
+class ResultSection:
+    """Shows the last result of this session. Holds node ids, since the user may delete any node."""
+
+    def __init__(self, ui: Any) -> None:
+        self._ui = ui
+        self._view = CompareView(layout_manager())
+        self._input_id = ""
+        self._orientation = "Axial"
+        self._layers: list[tuple[str, str, str]] = []  # title, id below, id on top
+        ui.compareButton.connect("toggled(bool)", self._on_compare)
+        ui.fadeSlider.connect("valueChanged(int)", self._on_fade)
+        ui.overlaySelector.connect("currentIndexChanged(int)", self._on_overlay)
+
+    @property
+    def view(self) -> CompareView:
+        """The two views."""
+        return self._view
+
+    def show(self, result: JobResult, input_node: Any, thick_axis_name: str | None) -> None:
+        """Show a result beside its input."""
+        self._input_id = input_node.GetID()
+        self._orientation = orientation_for(thick_axis_name)
+        node_id = result.node.GetID()
+        self._layers = [(_("Result over input"), self._input_id, node_id)]
+        if result.uncertainty is not None:
+            self._layers.append((_("Uncertainty over result"), node_id, result.uncertainty.GetID()))
+        if result.error_map is not None:
+            self._layers.append((_("Error over result"), node_id, result.error_map.GetID()))
+        text = _("<b>{name}</b><br>made in {time}").format(name=result.node.GetName(), time=duration(result.seconds))
+        self._ui.qualityLabel.setText(f"{text}<br>{quality_table(result.quality)}")
+        self._fill_overlays()
+        self._ui.resultSection.collapsed = False
+        self._ui.compareButton.setEnabled(True)
+        if self._ui.compareButton.checked:
+            self._on_compare(True)
+        else:
+            self._ui.compareButton.setChecked(True)
+
+    def forget(self) -> None:
+        """The scene was closed: nothing to compare any more."""
+        self._layers, self._input_id = [], ""
+        self._ui.compareButton.setChecked(False)
+        self._ui.compareButton.setEnabled(False)
+        self._ui.fadeContainer.setEnabled(False)
+        self._ui.qualityLabel.setText(_("No result yet."))
+
+    def close(self) -> None:
+        """The module goes away: give the user's layout back."""
+        self._view.leave()
+
+    def _fill_overlays(self) -> None:
+        selector = self._ui.overlaySelector
+        blocked = selector.blockSignals(True)
+        selector.clear()
+        for title, _below, _top in self._layers:
+            selector.addItem(title)
+        selector.setCurrentIndex(0)
+        selector.blockSignals(blocked)
+        self._set_fade(100)
+
+    def _on_compare(self, wanted: bool) -> None:
+        self._ui.fadeContainer.setEnabled(wanted)
+        if not wanted:
+            self._view.leave()
+            return
+        nodes = self._nodes(0)
+        if nodes is not None:
+            self._view.show(*nodes, self._orientation)
+            self._on_overlay(self._ui.overlaySelector.currentIndex)
+
+    def _on_overlay(self, index: int) -> None:
+        nodes = self._nodes(index)
+        if nodes is None:
+            return
+        self._set_fade(100 if index == 0 else int(100 * _MAP_OPACITY))
+        self._view.show_over(*nodes, self._ui.fadeSlider.value / 100.0)
+
+    def _on_fade(self, value: int) -> None:
+        self._view.fade(value / 100.0)
+
+    def _set_fade(self, percent: int) -> None:
+        blocked = self._ui.fadeSlider.blockSignals(True)
+        self._ui.fadeSlider.setValue(percent)
+        self._ui.fadeSlider.blockSignals(blocked)
+
+    def _nodes(self, index: int) -> tuple[Any, Any] | None:
+        if not 0 <= index < len(self._layers):
+            return None
+        _title, below_id, top_id = self._layers[index]
+        below, top = slicer.mrmlScene.GetNodeByID(below_id), slicer.mrmlScene.GetNodeByID(top_id)
+        return (below, top) if below is not None and top is not None else None

@@ -1,0 +1,257 @@
+"""The panel: what it shows, when Apply may be pressed, what is saved with the scene."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MODULE, SHARPENING, add_volume, thick_head, write_model
+
+slicer = pytest.importorskip("slicer")
+
+
+def choose_model(widget: Any, model_id: str) -> None:
+    widget.ui.modelSelector.setCurrentIndex(widget.panel.models.ids().index(model_id))
+
+
+def choose_input(widget: Any, name: str, node: Any) -> None:
+    widget.panel.conditions.selectors[name].setCurrentNode(node)
+
+
+class TestOpening:
+    def test_it_takes_less_than_300_ms_of_work_and_imports_no_torch(self, host: Any, fake_worker: Any) -> None:
+        # Processor time, since this machine may be busy with other things; the first opening also teaches PySide6 what
+        # PythonQt knows, which is the host's business, so the best of three openings counts, each with fresh imports.
+        seconds = []
+        for _attempt in range(3):
+            module = host.load_module(MODULE)
+            started = time.process_time()
+            host.open(module)
+            seconds.append(time.process_time() - started)
+            assert "torch" not in sys.modules
+            host.unload(module)
+        assert min(seconds) < 0.3, (
+            f"opening took {[round(s, 3) for s in seconds]} s, median {statistics.median(seconds)}"
+        )
+
+    def test_loading_the_module_imports_no_third_party_package(self) -> None:
+        code = "import ast, sys; tree = ast.parse(open(sys.argv[1]).read());" + (
+            "print(*sorted({(n.module if isinstance(n, ast.ImportFrom) else n.names[0].name).split('.')[0]"
+            " for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))}))"
+        )
+        found = subprocess.run([sys.executable, "-c", code, str(MODULE)], capture_output=True, text=True, check=True)
+        assert set(found.stdout.split()) <= {"ScoreFusionLib", "slicer", "sys", "typing", "vtk"}
+
+    def test_the_door_is_thin(self) -> None:
+        assert len(MODULE.read_text(encoding="utf-8").splitlines()) < 250
+
+    def test_research_use_is_visible(self, widget: Any) -> None:
+        assert widget.ui.researchLabel.visible
+        assert "Research use only" in widget.ui.researchLabel.text
+
+    @pytest.mark.parametrize("width", [300, 420])
+    def test_nothing_sticks_out_at(self, width: int, host: Any, widget: Any) -> None:
+        thick_head()
+        widget.ui.advancedSection.collapsed = False
+        host.grab(widget, width=width)
+        content = widget.ui.ScoreFusion
+        assert content.minimumSizeHint.width() <= width
+        assert content.width <= width
+
+    def test_the_log_is_closed(self, widget: Any) -> None:
+        assert widget.ui.logSection.collapsed
+
+
+class TestApplyButton:
+    def test_it_is_off_without_an_input_and_says_why(self, widget: Any) -> None:
+        choose_model(widget, "test-sr")
+        assert not widget.ui.applyButton.enabled
+        assert widget.ui.applyButton.toolTip == "Choose a volume for 'Image'."
+
+    def test_it_is_on_when_the_first_volume_of_the_scene_fits(self, host: Any, fake_worker: Any) -> None:
+        node = thick_head()
+        widget = host.open(host.load_module(MODULE))
+        assert widget.ui.applyButton.enabled
+        assert next(iter(widget.panel.conditions.selectors.values())).currentNode() is node
+
+    @pytest.mark.parametrize(
+        ("arrange", "reason"),
+        [
+            ("empty", "holds no voxels"),
+            ("output is input", "is an input; choose another volume"),
+            ("no preset", "This model has no preset 'best'"),
+        ],
+    )
+    def test_it_is_off_when(self, arrange: str, reason: str, widget: Any) -> None:
+        choose_model(widget, "test-sr")
+        node = thick_head()
+        choose_input(widget, "image", node)
+        assert widget.ui.applyButton.enabled
+        if arrange == "empty":
+            choose_input(widget, "image", slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"))
+        elif arrange == "output is input":
+            widget.ui.outputSelector.setCurrentNode(node)
+        else:
+            widget.ui.presetSelector.setCurrentIndex(2)
+        assert not widget.ui.applyButton.enabled
+        assert reason in widget.ui.applyButton.toolTip
+
+    def test_it_is_off_without_any_model(
+        self, host: Any, fake_worker: Any, models_folder: Path, monkeypatch: Any
+    ) -> None:
+        from scorefusion.bundle import store
+
+        monkeypatch.setattr(store, "bundle_folders", lambda: [])
+        widget = host.open(host.load_module(MODULE))
+        assert "There is no model" in widget.ui.applyButton.toolTip
+
+
+class TestInputs:
+    def test_there_is_a_selector_for_each_condition_of_the_model(self, widget: Any) -> None:
+        choose_model(widget, "test-flair")
+        assert list(widget.panel.conditions.selectors) == ["t1", "t2"]
+        assert "T2 (optional):" in [label.text for label in widget.panel.conditions._labels]
+        choose_model(widget, "test-sr")
+        assert list(widget.panel.conditions.selectors) == ["image"]
+
+    def test_each_contrast_finds_its_own_volume(self, host: Any, fake_worker: Any) -> None:
+        thick_head("patient T2 tse")
+        t1 = thick_head("patient MPRAGE")
+        widget = host.open(host.load_module(MODULE))
+        choose_model(widget, "test-flair")
+        assert widget.panel.conditions.selectors["t1"].currentNode() is t1
+
+    def test_what_was_understood_is_shown_and_can_be_corrected(self, widget: Any) -> None:
+        choose_model(widget, "test-sr")
+        choose_input(widget, "image", thick_head())
+        text = widget.ui.gridValue.text
+        assert "24 x 30 x 8 voxels of 1.00 x 1.00 x 4.00 mm" in text
+        assert "bottom-top, 4.0 times coarser" in text
+        assert "T1" in text
+        widget.ui.axisSelector.setCurrentIndex(2)
+        assert widget._parameterNode.thickAxis.name == "BACK_FRONT"
+
+    def test_choices_are_saved_with_the_scene(self, host: Any, widget: Any, tmp_path: Path) -> None:
+        choose_model(widget, "test-flair")
+        choose_input(widget, "t1", thick_head())
+        widget.ui.seedSpinBox.setValue(11)
+        widget.ui.presetSelector.setCurrentIndex(1)
+        path = tmp_path / "scene.mrml"
+        slicer.mrmlScene.SetURL(str(path))
+        slicer.mrmlScene.Commit(str(path))
+        host.close_scene()
+        slicer.mrmlScene.SetURL(str(path))
+        slicer.mrmlScene.Connect()
+        widget.initializeParameterNode()
+        assert widget._parameterNode.model == "test-flair"
+        assert widget.panel.conditions.selectors["t1"].currentNode().GetName() == "MRHead T1"
+        assert widget.ui.seedSpinBox.value == 11
+        assert widget._parameterNode.preset.value == "balanced"
+
+    def test_a_result_is_not_suggested_as_input(self, host: Any, fake_worker: Any) -> None:
+        thick_head("result T1").SetAttribute("ScoreFusion.Synthetic", "true")
+        node = thick_head("other")
+        widget = host.open(host.load_module(MODULE))
+        choose_model(widget, "test-sr")
+        assert widget.panel.conditions.selectors["image"].currentNode() is node
+
+
+class TestWarnings:
+    @pytest.mark.parametrize(
+        ("name", "spacing", "low", "expected"),
+        [
+            ("head", (1.0, 1.0, 1.0), 0, "already as fine"),
+            ("head", (1.0, 1.0, 9.0), 0, "9.0 times too thick"),
+            ("head", (3.0, 3.0, 6.0), 0, "3.00 mm; the model was trained on 0.7 to 1.3 mm"),
+            ("head PD", (1.0, 1.0, 4.0), 0, "seems to be PD"),
+            ("cranium", (1.0, 1.0, 4.0), -1000, "looks like a CT"),
+        ],
+    )
+    def test_the_panel_warns(
+        self, name: str, spacing: tuple[float, float, float], low: int, expected: str, widget: Any
+    ) -> None:
+        choose_model(widget, "test-sr")
+        rng = np.random.default_rng(0)
+        voxels = rng.integers(low, low + 900, (8, 30, 24)).astype(np.int16)
+        choose_input(widget, "image", add_volume(name, voxels, np.diag([*spacing, 1.0])))
+        assert widget.ui.warningsLabel.visible
+        assert expected in widget.ui.warningsLabel.text
+        assert widget.ui.applyButton.enabled  # advice only
+
+    def test_a_fitting_volume_gives_no_warning(self, widget: Any) -> None:
+        choose_model(widget, "test-sr")
+        choose_input(widget, "image", thick_head())
+        assert not widget.ui.warningsLabel.visible
+
+
+class TestModels:
+    def test_the_summary_names_domain_and_licence(self, widget: Any) -> None:
+        choose_model(widget, "test-sr")
+        text = widget.ui.modelSummary.text
+        assert "Makes 1 mm volumes from thick slices." in text
+        assert "human brain; MR" in text
+        assert "Apache-2.0" in text
+
+    def test_a_zip_is_imported_and_chosen(self, widget: Any, tmp_path: Path, monkeypatch: Any) -> None:
+        import shutil
+
+        folder = write_model(tmp_path / "new" / "new-model", {**SHARPENING, "title": "New model"})
+        archive = shutil.make_archive(str(tmp_path / "new-model"), "zip", folder.parent)
+        monkeypatch.setattr("qt.QFileDialog.getOpenFileName", lambda *_args: archive)
+        widget.panel.models.import_zip()
+        assert widget._parameterNode.model == "new-model"
+        assert widget.ui.modelSelector.currentText == "New model"
+
+    def test_a_zip_that_wants_out_of_its_folder_is_refused(
+        self, host: Any, widget: Any, tmp_path: Path, models_folder: Path, monkeypatch: Any
+    ) -> None:
+        import zipfile
+
+        archive = tmp_path / "evil.zip"
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("configs/metadata.json", "{}")
+            file.writestr("../outside.txt", "x")
+        shown: list[str] = []
+        monkeypatch.setattr("slicer.util.errorDisplay", lambda text, **_options: shown.append(text))
+        monkeypatch.setattr("qt.QFileDialog.getOpenFileName", lambda *_args: str(archive))
+        before = widget.panel.models.ids()
+        widget.panel.models.import_zip()
+        assert shown
+        assert widget.panel.models.ids() == before
+        assert not (models_folder.parent / "outside.txt").exists()
+
+    def test_a_model_of_the_user_can_be_removed(self, widget: Any, models_folder: Path, monkeypatch: Any) -> None:
+        monkeypatch.setattr("slicer.util.confirmOkCancelDisplay", lambda *_args, **_options: True)
+        choose_model(widget, "test-flair")
+        widget.panel.models.remove_current()
+        assert "test-flair" not in widget.panel.models.ids()
+        assert not (models_folder / "test-flair").exists()
+
+    def test_the_card_is_shown(self, widget: Any) -> None:
+        choose_model(widget, "test-sr")
+        widget.panel.models.show_card()
+        assert "A model card." in widget.panel.models._card.toPlainText()
+
+    def test_the_devices_come_from_the_worker(self, host: Any, fake_worker: Any, monkeypatch: Any) -> None:
+        from ScoreFusionLib.logic import devices
+
+        report = (
+            '{"devices": [{"name": "cpu", "description": "8 cores", "memory_total": 17179869184,'
+            ' "memory_free": 8589934592, "problem": null, "chosen": false}, {"name": "cuda:0", "description": "RTX",'
+            ' "memory_total": 25769803776, "memory_free": 2147483648, "problem": null, "chosen": true}]}'
+        )
+        monkeypatch.setattr(
+            devices.engine, "engine_command", lambda *_a, **_k: [sys.executable, "-c", f"print('''{report}''')"]
+        )
+        widget = host.open(host.load_module(MODULE))
+        host.wait_until(lambda: widget.ui.deviceSelector.count == 3, timeout=20)
+        assert widget.ui.deviceSelector.itemText(0) == "Automatic: cuda:0 (2.0 of 24.0 GB free)"
+        assert widget.ui.deviceSelector.itemText(1) == "cuda:0 - RTX (2.0 of 24.0 GB free)"
+        widget.ui.deviceSelector.setCurrentIndex(2)
+        assert widget._parameterNode.device == "cpu"
