@@ -30,8 +30,8 @@ from scorefusion.acquisition import Acquisition
 from scorefusion.errors import RequestError
 from scorefusion.fusion import FeatureAlignment, InputRule, Member, ModelInputs, PlaneEnsemble, ScoreFusion
 from scorefusion.planes import Plane
+from scorefusion.restore import NoiseField, SamplingPlan, restore
 from scorefusion.runtime import inference_settings, is_out_of_memory, pick_device, pick_precision
-from scorefusion.sampler import sample
 from scorefusion.schedule import NoiseSchedule
 from scorefusion.unet import UNet, count_parameters, fusion_config, plane_config
 
@@ -108,7 +108,7 @@ def main() -> int:
         rate = max(row.tflops for row in rates)
         show_rates(rates, precision)
         progress("timings")
-        rule.tile = options.tile
+        rule.tile = None if options.tile is None else (options.tile,) * 3
         rule.ensemble.slice_pixels = options.slice_pixels or rule.ensemble.slice_pixels
         rule.ensemble.autocast = None if precision == torch.float32 else precision
         condition = load_condition(options.data, options.shape)
@@ -212,32 +212,19 @@ def load_condition(path: Path | None, shape: tuple[int, int, int]) -> Tensor:
     return torch.where(inside, texture, torch.tensor(-1.0))
 
 
-def denoise_volume(
-    rule: ScoreFusion, condition: Tensor, steps: int, start: int = 999, solver: str = "dpmpp"
-) -> tuple[Tensor, float]:
-    """Super-resolution of one volume: the residual, and the largest deviation from the measurement.
-
-    The condition repeats the measurement, so a residual that the acquisition maps to zero keeps it.
-    """
-    schedule = NoiseSchedule.cosine(prediction="clean")
-    acquisition = Acquisition.isotropic(tuple(condition.shape[2:]), FACTOR)
-    nothing = torch.zeros(1, 1, *acquisition.coarse_shape, device=condition.device)
-    inputs = ModelInputs(condition)
-    noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(2)).to(condition.device)
-
-    def denoise(x_t: Tensor, t: int, step: int) -> Tensor:
-        return rule(x_t, inputs, torch.full((1,), float(schedule.alpha_bar[t]), device=x_t.device), step)
-
-    residual = sample(
-        denoise,
-        noise,
-        schedule,
-        timesteps=schedule.timesteps(steps, start=start),
-        solver=solver,  # type: ignore[arg-type]
-        project=lambda x0: acquisition.project(x0, nothing),
-        clamp=1.0,
+def restore_volume(rule: ScoreFusion, condition: Tensor, steps: int) -> tuple[Tensor, float]:
+    """Super-resolution of one volume by the engine: the image, and its largest deviation from the measurement."""
+    i, j, k = condition.shape[2:]
+    spatial = (i, j, k)
+    acquisition = Acquisition.isotropic(spatial, FACTOR)
+    measured = acquisition.forward(condition)
+    schedule, plan, noise = (
+        NoiseSchedule.cosine(prediction="clean"),
+        SamplingPlan(steps, "dpmpp"),
+        NoiseField(spatial, 2),
     )
-    return residual, acquisition.forward(residual).abs().max().item()
+    image = restore(rule, schedule, ModelInputs(condition), plan, noise, acquisition, measured).mean
+    return image, (acquisition.forward(image) - measured).abs().max().item()
 
 
 # Numeric checks
@@ -253,7 +240,7 @@ def numeric_checks(rule: ScoreFusion, device: torch.device, precision: torch.dty
         rule.ensemble.autocast = None if dtype == torch.float32 else dtype
         level = torch.full((1,), 0.5, device=where)
         once = rule(x_t.to(where), ModelInputs(condition.to(where)), level)
-        volume, deviation = denoise_volume(rule, condition.to(where), steps=4)
+        volume, deviation = restore_volume(rule, condition.to(where), steps=4)
         return once.cpu(), volume.cpu(), deviation
 
     once, volume, _ = evaluate(torch.device("cpu"), torch.float32)
@@ -382,7 +369,7 @@ def time_stages(
         name = f"one volume, {steps} step{'s' if steps > 1 else ''}"
         progress(name)
         reset_peak(device)
-        elapsed = time_once(partial(denoise_volume, rule, condition, steps), device)
+        elapsed = time_once(partial(restore_volume, rule, condition, steps), device)
         timings.append(summarise(name, [elapsed], steps * evaluation, peak_memory(device)))
     return timings
 

@@ -110,7 +110,7 @@ class TestTheNumbers:
         """A fresh network returns zero, which any device gets right."""
         condition = benchmark.load_condition(None, (8, 12, 10))
         first, second = (
-            benchmark.denoise_volume(benchmark.build_rule("compact").requires_grad_(False), condition, steps=2)[0]
+            benchmark.restore_volume(benchmark.build_rule("compact").requires_grad_(False), condition, steps=2)[0]
             for _ in range(2)
         )
         assert first.std() > 0.01
