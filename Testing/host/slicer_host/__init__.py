@@ -10,8 +10,9 @@ from slicer_host import pythonqt  # noqa: E402  before anything imports PySide6
 
 pythonqt.install()
 
-from slicer_host import environment  # noqa: E402
+from slicer_host import dialogs, environment  # noqa: E402
 
+dialogs.install()
 environment.make_importable()
 
 from slicer_host.host import Host  # noqa: E402

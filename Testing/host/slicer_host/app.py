@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import tempfile
 from collections.abc import Callable
@@ -105,10 +106,10 @@ class ExtensionsManagerModel(Signals):
 class SlicerApplication(Signals):
     """What modules reach as `slicer.app`. Unknown names are looked up on the QApplication."""
 
-    def __init__(self, qt_application: QtWidgets.QApplication, version: tuple[int, int], scene: Any) -> None:
+    def __init__(self, qt_application: QtWidgets.QApplication, version: tuple[int, int]) -> None:
         super().__init__("startupCompleted()", "aboutToQuit()", "mrmlSceneChanged(vtkMRMLScene*)", "lastWindowClosed()")
         self._qt = qt_application
-        self._scene = scene
+        self._scene: Any = None
         self._folder = tempfile.TemporaryDirectory(prefix="slicer-host-")
         self._testing = True
         self._restart_requested = False
@@ -121,10 +122,14 @@ class SlicerApplication(Signals):
         self.os = {"Linux": "linux", "Darwin": "macosx", "Windows": "win"}.get(platform.system(), "linux")
         self.arch = "amd64"
         self.commandOptions = lambda: None
+        self.startup_variables = dict(os.environ)
         self.translations: dict[str, str] = {}
         self._extensions = ExtensionsManagerModel()
         self._module_manager = ModuleManager()
-        self._settings = QtCore.QSettings(str(Path(self.temporaryPath) / "Slicer.ini"), QtCore.QSettings.IniFormat)
+        # `qt.QSettings()` in a module and `userSettings()` are the same file, new for each host.
+        QtCore.QSettings.setDefaultFormat(QtCore.QSettings.IniFormat)
+        QtCore.QSettings.setPath(QtCore.QSettings.IniFormat, QtCore.QSettings.UserScope, self.temporaryPath)
+        self._settings = QtCore.QSettings()
         self._layout_manager: Any = None
         self._io_manager: Any = None
         self._application_logic: Any = None
@@ -169,8 +174,11 @@ class SlicerApplication(Signals):
     settings = userSettings
 
     def startupEnvironment(self) -> QtCore.QProcessEnvironment:
-        """Return the environment as it was before the launcher changed it: here simply the environment."""
-        return QtCore.QProcessEnvironment.systemEnvironment()
+        """Return the environment as it was before the launcher changed it."""
+        environment = QtCore.QProcessEnvironment()
+        for name, value in self.startup_variables.items():
+            environment.insert(name, value)
+        return environment
 
     # --- parts ---
 

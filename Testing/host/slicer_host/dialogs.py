@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 
 PATIENCE_MS = 5000
 
@@ -20,12 +20,13 @@ class UnexpectedDialogError(RuntimeError):
 
 
 class DialogDesk:
-    """Holds the answers that a test has prepared, and the dialogs that were shown."""
+    """Holds the answers that a test has prepared, and what was shown: dialogs, and pages in the browser."""
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[QtWidgets.QDialog], Any]] = []
         self._paths: list[Any] = []
         self.shown: list[str] = []
+        self.opened_urls: list[str] = []
 
     def expect(self, handler: Callable[[QtWidgets.QDialog], Any] | int) -> None:
         """Answer the next modal dialog: by its result code, or by a function that is given the open dialog."""
@@ -40,6 +41,7 @@ class DialogDesk:
         self._handlers.clear()
         self._paths.clear()
         self.shown.clear()
+        self.opened_urls.clear()
 
     def take_path(self, kind: str, title: str) -> str:
         """Return the prepared answer to a file dialog."""
@@ -124,3 +126,9 @@ def install() -> None:
         return message_box(QtWidgets.QMessageBox.Question)(parent, title, text, both if buttons is None else buttons)
 
     QtWidgets.QMessageBox.question = staticmethod(question)
+
+    def open_url(url: QtCore.QUrl) -> bool:
+        desk.opened_urls.append(url.toString())
+        return True
+
+    QtGui.QDesktopServices.openUrl = staticmethod(open_url)

@@ -10,7 +10,7 @@ from pathlib import Path
 import slicer
 
 _PACKAGE = Path(__file__).parent / "slicer_package"
-_saved_path: str | None = None
+_saved: dict[str, str | None] = {}
 
 
 def make_importable() -> None:
@@ -43,24 +43,26 @@ def prepare(torch: str, folder: Path) -> None:
     import slicer.packaging
 
     slicer.packaging.reset()
-    _put_python_slicer_on_path(folder)
+    _act_as_launcher(folder)
 
 
 def restore() -> None:
     """Undo `prepare`."""
-    global _saved_path
-    if _saved_path is not None:
-        os.environ["PATH"], _saved_path = _saved_path, None
+    for name, value in _saved.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _saved.clear()
     for name in ("PyTorchUtils", "SampleData", "sitkUtils"):
         sys.modules.pop(name, None)
 
 
-def _put_python_slicer_on_path(folder: Path) -> None:
-    """Make `shutil.which("PythonSlicer")` find a script that runs this Python.
+def _act_as_launcher(folder: Path) -> None:
+    """Change the environment as Slicer's launcher does: `PythonSlicer` on PATH, and SLICER_HOME.
 
-    Slicer's launcher clears nothing but sets its own paths; the script keeps the environment as it is.
+    `PythonSlicer` is a script that runs this Python. `slicer.app.startupEnvironment()` does not have these changes.
     """
-    global _saved_path
     bin_folder = folder / "bin"
     bin_folder.mkdir(exist_ok=True)
     if os.name == "nt":
@@ -69,5 +71,7 @@ def _put_python_slicer_on_path(folder: Path) -> None:
         script = bin_folder / "PythonSlicer"
         script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    _saved_path = os.environ.get("PATH", "")
-    os.environ["PATH"] = str(bin_folder) + os.pathsep + _saved_path
+    path = str(bin_folder) + os.pathsep + os.environ.get("PATH", "")
+    for name, value in {"PATH": path, "SLICER_HOME": str(folder)}.items():
+        _saved[name] = os.environ.get(name)
+        os.environ[name] = value

@@ -12,9 +12,13 @@ from typing import Any
 import slicer
 import slicer.util
 
-from slicer_host import dialogs, environment, pythonqt
+from slicer_host import dialogs, environment, palette, pythonqt
 from slicer_host.app import SlicerApplication, add_widgets_to_slicer, make_qt_application
 from slicer_host.heartbeat import Heartbeat
+from slicer_host.io_manager import CoreIOManager
+from slicer_host.layout import LayoutManager
+from slicer_host.layout_picture import draw_layout
+from slicer_host.main_window import MainWindow
 from slicer_host.modules import BuiltInModule, ScriptedModule, import_file
 from slicer_host.scene import SceneParts
 
@@ -31,13 +35,21 @@ class Host:
     Args:
         version: (major, minor) of the Slicer that is imitated.
         testing: what `slicer.app.testingEnabled()` says; message boxes are answered by themselves if True.
+        main_window: make the window that `slicer.util.mainWindow()` returns. Without it, as under `--no-main-window`,
+            information boxes are only logged.
         torch: state of the PyTorch extension: "missing" (no extension), "not installed" (extension without torch),
             or "installed".
     """
 
     _open: Host | None = None
 
-    def __init__(self, version: tuple[int, int] = (5, 12), testing: bool = True, torch: str = "installed") -> None:
+    def __init__(
+        self,
+        version: tuple[int, int] = (5, 12),
+        testing: bool = True,
+        main_window: bool = False,
+        torch: str = "installed",
+    ) -> None:
         if Host._open is not None:
             msg = "A Host is open already; close() it first"
             raise RuntimeError(msg)
@@ -49,11 +61,14 @@ class Host:
         self._previous_excepthook = sys.excepthook
         sys.excepthook = self._on_error
         self._qt = make_qt_application()
-        self._parts = SceneParts()
-        self.scene = self._parts.scene
-        self.app = SlicerApplication(self._qt, version, self.scene)
+        self.app = SlicerApplication(self._qt, version)
         self.app.setTestingEnabled(testing)
+        self._parts = SceneParts(self.app.cachePath)
+        self.scene = self._parts.scene
         self._start_application(torch)
+        if main_window:
+            self._main_window = MainWindow(self)
+            self._main_window.show()
         self._heartbeat = Heartbeat()
 
     def _start_application(self, torch: str) -> None:
@@ -62,7 +77,11 @@ class Host:
         slicer.selfTests = {}
         add_widgets_to_slicer()
         environment.prepare(torch, Path(self.app.temporaryPath))
-        self.app._application_logic = self._parts.application_logic
+        logic = self._parts.application_logic
+        self.app._scene = self.scene
+        self.app._application_logic = logic
+        self.app._layout_manager = LayoutManager(self.scene, logic)
+        self.app._io_manager = CoreIOManager(self.scene, logic, self._parts.logics["volumes"])
         for name, logic in self._parts.logics.items():
             setattr(slicer.modules, name, BuiltInModule(name, logic))
             self.app.moduleManager().modules[name.capitalize()] = getattr(slicer.modules, name)
@@ -229,12 +248,30 @@ class Host:
         widget.resize(width, height or max(widget.heightForWidth(width), widget.sizeHint.height()))
         self.process_events()
         image = widget.grab().toImage()
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            if not image.save(str(path)):
-                msg = f"Could not write the picture {path}"
-                raise OSError(msg)
+        _save(image, path)
         return image
+
+    def set_view_size(self, width: int, height: int) -> None:
+        """Set the size of the area of all views, in pixels (at first 900 x 600); fitting a slice depends on it."""
+        self.app.layoutManager().resize(width, height)
+
+    def grab_layout(self, path: str | Path | None = None) -> Any:
+        """Take a picture of the views as the current layout arranges them: real slices, drawn by VTK.
+
+        Args:
+            path: .png to write; None writes nothing.
+
+        Returns:
+            The picture, a QImage of the size given to `set_view_size`.
+        """
+        image = draw_layout(self.app.layoutManager())
+        _save(image, path)
+        return image
+
+    def set_dark(self, dark: bool = True) -> None:
+        """Switch between Slicer's light and dark colours."""
+        palette.apply(dark)
+        self.process_events()
 
     # --- end ---
 
@@ -250,8 +287,19 @@ class Host:
             widget.close()
             widget.deleteLater()
         self.process_events()
+        palette.apply(dark=False)
+        self.app.layoutManager().close()
         self._parts.close()
         environment.restore()
         self.app.close()
         sys.excepthook = self._previous_excepthook
         Host._open = None
+
+
+def _save(image: Any, path: str | Path | None) -> None:
+    if path is None:
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if not image.save(str(path)):
+        msg = f"Could not write the picture {path}"
+        raise OSError(msg)

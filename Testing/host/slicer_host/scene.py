@@ -23,11 +23,18 @@ _LOGICS = {
 class SceneParts:
     """Owns the scene, the application logic and the module logics; the application keeps only weak references."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache_folder: str) -> None:
         self.application_logic = slicer.vtkSlicerApplicationLogic()
         self.scene = slicer.vtkMRMLScene()
         slicer.mrmlScene = self.scene
         self.application_logic.SetMRMLScene(self.scene)
+        # Reading a scene bundle (.mrb) unpacks it into the cache folder.
+        self.cache, self.data_io = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+        self.cache.SetRemoteCacheDirectory(cache_folder)
+        self.cache.SetMRMLScene(self.scene)
+        self.data_io.SetCacheManager(self.cache)
+        self.scene.SetCacheManager(self.cache)
+        self.scene.SetDataIOManager(self.data_io)
         self.color_logic = self.application_logic.GetColorLogic()
         self.color_logic.SetMRMLScene(self.scene)
         self.color_logic.AddDefaultColorNodes()
@@ -49,8 +56,11 @@ class SceneParts:
     def close(self) -> None:
         """Empty the scene and let the logics go."""
         self.scene.Clear(1)
-        for logic in self.logics.values():
-            logic.SetMRMLScene(None)
+        for name, logic in self.logics.items():
+            if name != "subjecthierarchy":  # it complains when its scene goes
+                logic.SetMRMLScene(None)
+        self.scene.SetDataIOManager(None)
+        self.scene.SetCacheManager(None)
         self.slice_logics.RemoveAllItems()
         self.view_logics.RemoveAllItems()
         self.application_logic.SetMRMLScene(None)
