@@ -77,7 +77,18 @@ def models_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def bundle_metadata() -> dict[str, Any]:
-    """Complete metadata of a small, made-up model, apart from what `write_bundle` fills in."""
+    """Complete metadata of a tiny model that runs, apart from what `write_bundle` fills in."""
+    network = {
+        "out_channels": 1,
+        "channels": [4, 8],
+        "blocks": 1,
+        "stem_factor": 2,
+        "normalisation": "none",
+        "resampling": "plain",
+        "embedding_size": 8,
+    }
+    plane_network = {**network, "spatial_dims": 2, "in_channels": 3 + 3 + 1 + 1, "context_size": 3}
+    fusion_network = {**network, "spatial_dims": 3, "in_channels": 1 + 1 + 3 + 1 + 3, "out_channels": 3}
     return {
         "name": "Tiny model",
         "version": "1.2.0",
@@ -95,16 +106,17 @@ def bundle_metadata() -> dict[str, Any]:
             "residual_gain": 8.0,
             "planes": ["sagittal", "coronal", "axial"],
             "slab_radius": 1,
+            "inputs": {"plane_context": True},
             "networks": {
                 "planes": [
                     {
                         "file": "models/plane.safetensors",
                         "planes": ["sagittal", "coronal", "axial"],
                         "conditions": ["image"],
-                        "config": {"channels": [4, 8]},
+                        "config": plane_network,
                     }
                 ],
-                "fusion": {"file": "models/fusion.safetensors", "config": {"channels": [4]}},
+                "fusion": {"file": "models/fusion.safetensors", "config": fusion_network},
             },
             "schedule": {"kind": "cosine", "num_train_timesteps": 100, "prediction": "clean"},
             "presets": {
@@ -126,14 +138,17 @@ def tiny_bundle(tmp_path: Path, bundle_metadata: dict[str, Any]) -> Bundle:
     torch = pytest.importorskip("torch")
     from scorefusion.bundle import write_bundle
 
-    generator = torch.Generator().manual_seed(1)
+    from scorefusion.unet import UNet, UNetConfig
+
+    networks = bundle_metadata["scorefusion"]["networks"]
+    torch.manual_seed(1)
+    plane = UNet(UNetConfig.from_dict(networks["planes"][0]["config"])).state_dict()
+    fusion = UNet(UNetConfig.from_dict(networks["fusion"]["config"])).state_dict()
+    for tensor in (*plane.values(), *fusion.values()):
+        tensor += 0.05 * torch.randn(tensor.shape)  # heads start at zero, and would hide everything
     states = {
-        "models/plane.safetensors": {
-            "stem.weight": torch.randn(4, 3, 3, 3, generator=generator),
-            "stem.bias": torch.zeros(4),
-            "steps": torch.arange(3),
-        },
-        "models/fusion.safetensors": {"head.weight": torch.randn(3, 4, 1, 1, 1, generator=generator)},
+        "models/plane.safetensors": plane,
+        "models/fusion.safetensors": {f"network.{name}": tensor for name, tensor in fusion.items()},
     }
     return write_bundle(
         tmp_path / "made" / "tiny-sr", bundle_metadata, states, "# Tiny model\n\nFor tests.\n", "Apache-2.0\n"

@@ -66,11 +66,12 @@ def ship(bundle: Bundle, tmp_path: Path) -> Path:
 
 
 class TestWrittenBundle:
-    def test_weights_come_back_within_half_precision(self, tiny_bundle: Bundle) -> None:
-        expected = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1))
-        state = tiny_bundle.load_state_dict(PLANE)
-        assert state["stem.weight"].dtype == torch.float32
-        assert torch.allclose(state["stem.weight"], expected, rtol=1e-3, atol=1e-6)
+    def test_weights_come_back_within_half_precision(self, bundle_metadata: dict, tmp_path: Path) -> None:
+        weight = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(1))
+        states = {PLANE: {"weight": weight, "steps": torch.arange(3)}, "models/fusion.safetensors": {"weight": weight}}
+        state = write_bundle(tmp_path / "x", bundle_metadata, states, "card", "licence").load_state_dict(PLANE)
+        assert state["weight"].dtype == torch.float32
+        assert torch.allclose(state["weight"], weight, rtol=1e-3, atol=1e-6)
         assert state["steps"].dtype == torch.int64
 
     def test_is_small_and_has_no_pickle(self, tiny_bundle: Bundle) -> None:
@@ -127,7 +128,7 @@ class TestWrittenBundle:
         hashes = {tiny_bundle.hash}
         bundle_metadata["scorefusion"]["residual_gain"] = 4.0
         hashes.add(write_bundle(tiny_bundle.folder, bundle_metadata, states, "", "", overwrite=True).hash)
-        states[PLANE]["stem.bias"] += 1
+        next(iter(states[PLANE].values())).add_(1)
         hashes.add(write_bundle(tiny_bundle.folder, bundle_metadata, states, "", "", overwrite=True).hash)
         assert len(hashes) == 3
 
@@ -206,6 +207,9 @@ class TestMetadata:
             (_set("planes", value=["axial", "oblique"]), "planes"),
             (_set("planes", value=["axial", "axial"]), "planes"),
             (_set("slab_radius", value=-1), "slab_radius"),
+            (_set("inputs", value=None), r"scorefusion\.inputs is missing"),
+            (_set("residual_gain", value=0), "residual_gain"),
+            (_set("slice_profile", value="sinc"), "slice_profile is 'sinc'"),
             (_set("slab_radius", value=True), "slab_radius"),
             (_set("networks", "planes", 0, "planes", value=["axial"]), "no network for 'coronal', 'sagittal'"),
             (_set("networks", "planes", 0, "file", value="models/other.safetensors"), r"planes\[0\]\.file"),

@@ -1,0 +1,8 @@
+"""``python -m scorefusion`` and the ``scorefusion`` command."""
+
+from __future__ import annotations
+
+from scorefusion.cli import main
+
+if __name__ == "__main__":
+    main()
