@@ -20,11 +20,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from scorefusion.acquisition import Acquisition
 from scorefusion.planes import Plane, position_channels, slabs_along, stack_slices
 from scorefusion.schedule import Prediction
 from scorefusion.unet import UNet, UNetConfig, alignment_scales, at, crop_to, pad_to_multiple
 
 ACQUISITION_SIZE = 6  # log2 of the sampling factor along i, j, k, then log2 of the slice width
+
+
+def acquisition_vector(acquisition: Acquisition) -> Tensor:
+    """`(1, 6)` what the networks are told of a measurement; slices thinner than a voxel count as one voxel."""
+    values = [*acquisition.factors, *acquisition.widths]
+    return torch.log2(torch.tensor(values, dtype=torch.float32).clamp(min=1.0))[None]
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,12 @@ from scorefusion.acquisition import Acquisition
 from scorefusion.bundle import Bundle, find_bundle
 from scorefusion.domain import Understanding, check_domain, understand
 from scorefusion.errors import GeometryError, OutOfMemory, RequestError
-from scorefusion.fusion import FusionRule, ModelInputs, ScoreFusion
+from scorefusion.fusion import FusionRule, ModelInputs, ScoreFusion, acquisition_vector
 from scorefusion.grid import Box, Grid, Reorientation, foreground_box, overlap_fraction
 from scorefusion.intensity import IntensityScale, fit_intensity_scale, foreground_mask
 from scorefusion.model import Model, load_model
 from scorefusion.progress import Event, Reporter
-from scorefusion.restore import NoiseField, Restoration, SamplingPlan, restore
+from scorefusion.restore import NoiseField, Restoration, SamplingPlan, base_image, restore
 from scorefusion.runtime import (
     available_memory,
     inference_settings,
@@ -325,7 +325,7 @@ def _measured_request(
     thick = None if request.thick_axis is None else reorientation.axis_to_canonical(request.thick_axis)
     profile = section.get("slice_profile", "box")
     acquisition = Acquisition.between(target, canonical.grid, request.thickness, thick, profile)
-    base = _base_image(acquisition, measured, section)
+    base = base_image(acquisition, measured, section)
     fine_box = _refine(coarse_box, acquisition)
     box_acquisition = Acquisition.between(
         target.crop(fine_box), canonical.grid.crop(coarse_box), request.thickness, thick, profile
@@ -345,13 +345,6 @@ def _measured_request(
         request,
         request.thickness,
     )
-
-
-def _base_image(acquisition: Acquisition, measured: Tensor, section: dict[str, Any]) -> Tensor:
-    kind = section["base"]
-    if kind == "back_projection":
-        return acquisition.back_project(measured, section.get("base_rounds", 6))
-    return acquisition.upsample(measured, kind)
 
 
 def _refine(box: Box, acquisition: Acquisition) -> Box:
@@ -395,11 +388,7 @@ def _model_inputs(
         moved = volume if volume.grid.is_close(window) else resample(volume, window, "linear")
         scale = fit_intensity_scale(volume.data)
         channels.append(torch.from_numpy(np.ascontiguousarray(scale.normalise(moved.data)))[None])
-    acquisition = state.box_acquisition
-    vector = None
-    if acquisition is not None:
-        values = [*acquisition.factors, *acquisition.widths]
-        vector = torch.log2(torch.tensor(values, dtype=torch.float32).clamp(min=1.0))[None]
+    vector = None if state.box_acquisition is None else acquisition_vector(state.box_acquisition)
     return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present))
 
 

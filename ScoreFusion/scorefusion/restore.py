@@ -151,6 +151,13 @@ def restore(
     return Restoration(mean, deviation, total)
 
 
+def base_image(acquisition: Acquisition, measured: Tensor, section: dict[str, Any]) -> Tensor:
+    """The image that the residual is added to, as the bundle's metadata says: `(1, 1, i, j, k)` to the full grid."""
+    if section["base"] == "back_projection":
+        return acquisition.back_project(measured, section.get("base_rounds", 6))
+    return acquisition.upsample(measured, section["base"])
+
+
 def residual_projection(
     acquisition: Acquisition, measured: Tensor, base: Tensor, gain: float
 ) -> Callable[[Tensor], Tensor]:

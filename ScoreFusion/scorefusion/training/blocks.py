@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scorefusion.acquisition import Acquisition, AxisSampling
-from scorefusion.fusion import ACQUISITION_SIZE
+from scorefusion.fusion import acquisition_vector
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,6 @@ def _sampling(size: int, factor: float, width: float, profile: str, rng: np.rand
     return AxisSampling(size, count, factor, max(1.0, width), profile, offset)  # type: ignore[arg-type]
 
 
-def acquisition_vector(acquisition: Acquisition) -> Tensor:
-    """`(6,)` what the networks are told: log2 of the factors, then of the widths, along i, j, k."""
-    values = [*acquisition.factors, *acquisition.widths]
-    return torch.log2(torch.tensor(values, dtype=torch.float32).clamp(min=1.0))
-
-
 @dataclass(frozen=True)
 class Block:
     """One training block: `base` and `residual` `(1, I, J, K)`, `acquisition` `(6,)`, `weight` for its loss."""
@@ -134,7 +128,7 @@ class BlockSource:
         power = float(residual.square().mean())
         # Error relative to what there is to find, so that mild and strong acquisitions count alike, as they do in
         # decibels.
-        return Block(base[0], residual[0], acquisition_vector(operator), 1.0 / (power + 0.02), operator)
+        return Block(base[0], residual[0], acquisition_vector(operator)[0], 1.0 / (power + 0.02), operator)
 
     def _cut(self, data: np.ndarray) -> np.ndarray:
         size = [min(want, have) for want, have in zip(self.shape, data.shape, strict=True)]
@@ -176,6 +170,3 @@ class BlockPool:
         """`count` different blocks."""
         chosen = self.source.rng.choice(len(self.blocks), size=count, replace=False)
         return [self.blocks[index] for index in chosen]
-
-
-assert ACQUISITION_SIZE == 6
