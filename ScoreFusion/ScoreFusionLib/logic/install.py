@@ -8,13 +8,11 @@ happens at import or in a thread.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import slicer
 
@@ -142,13 +140,12 @@ def _install_packages(packages: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="ScoreFusion-") as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("\n".join(_installed_versions()), encoding="utf-8")
-        if importlib.util.find_spec("slicer.packaging") is not None:  # Slicer 5.12 and newer
-            import slicer.packaging as slicer_packaging
-
-            with_dialog: Any = slicer_packaging.pip_install
-            with_dialog(packages, constraints=str(constraints), requester="ScoreFusion")
-        else:
+        try:  # Slicer 5.12 and newer: a progress dialog with a log
+            from slicer.packaging import pip_install
+        except ImportError:
             slicer.util.pip_install(["--constraint", str(constraints), *packages])
+        else:
+            pip_install(packages, constraints=str(constraints), requester="ScoreFusion")
     importlib.invalidate_caches()
 
 
@@ -163,7 +160,11 @@ def _installed_versions() -> list[str]:
 
 
 def _has_pytorch_extension() -> bool:
-    return importlib.util.find_spec("PyTorchUtils") is not None
+    try:
+        import PyTorchUtils  # noqa: F401  (the extension's module; it does not import torch)
+    except ImportError:
+        return False
+    return True
 
 
 def _install_torch() -> None:
