@@ -137,7 +137,6 @@ def tiny_bundle(tmp_path: Path, bundle_metadata: dict[str, Any]) -> Bundle:
     """A bundle on disk, outside the model folders: right in form, random in content."""
     torch = pytest.importorskip("torch")
     from scorefusion.bundle import write_bundle
-
     from scorefusion.unet import UNet, UNetConfig
 
     networks = bundle_metadata["scorefusion"]["networks"]
