@@ -7,8 +7,8 @@ The few names most people need; everything else is imported from its own module:
     result = scorefusion.translate("t1_5mm.nii.gz", model="brain-sr", thickness=5.0, axis=2)
     scorefusion.write_volume(result.volume, "t1_1mm.nii.gz")
 
-Importing this package is cheap: torch and the file formats are loaded on first use only, so that the Slicer panel can list
-models in a Slicer that has no torch yet.
+Importing this package is cheap: torch and the file formats are loaded on first use only, so that the Slicer panel can
+list models in a Slicer that has no torch yet.
 """
 
 from __future__ import annotations

@@ -266,6 +266,15 @@ class TestFinding:
         assert find_bundle("tiny-sr").folder == shipped
         assert [(info.id, info.shipped, info.problem) for info in list_bundles()] == [("tiny-sr", True, None)]
 
+    @pytest.mark.parametrize(
+        "models",
+        ["a/b/_models", "a/Resources/Models", "Resources/Models"],
+        ids=["in a wheel", "in Slicer's module folder", "in a checkout"],
+    )
+    def test_shipped_models_are_found_in_every_layout(self, tiny_bundle: Bundle, tmp_path: Path, models: str) -> None:
+        shutil.copytree(tiny_bundle.folder, tmp_path / "elsewhere" / models / "tiny-sr")
+        assert [info.id for info in list_bundles() if info.shipped] == ["tiny-sr"]
+
     @pytest.mark.parametrize("spelling", ["tiny-sr", "Tiny-SR", "tiny MODEL"])
     def test_found_by_id_or_name_in_any_case(self, tiny_bundle: Bundle, spelling: str) -> None:
         import_bundle(tiny_bundle.folder)
