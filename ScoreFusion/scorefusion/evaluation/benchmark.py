@@ -3,10 +3,9 @@ same way."""
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from scorefusion.errors import VolumeError
 from scorefusion.evaluation.classical import CLASSICAL_METHODS, ClassicalMethod
 from scorefusion.evaluation.datalist import Case, Suite
 from scorefusion.evaluation.meter import Cost, Meter, code_version, describe_machine
-from scorefusion.evaluation.metrics import Scores, noise_sigma, psnr_ceiling, score_volume
+from scorefusion.evaluation.metrics import Calibration, Scores, calibration, noise_sigma, psnr_ceiling, score_volume
 from scorefusion.evaluation.regions import BrainRegion, brain_region
 from scorefusion.evaluation.simulate import CoarseScan, Setting, simulate
 from scorefusion.evaluation.spectrum import AxisReading, read_axes
@@ -25,8 +24,8 @@ from scorefusion.intensity import IntensityScale, fit_intensity_scale, foregroun
 from scorefusion.progress import Reporter
 from scorefusion.volume import Volume, foreground_box, read_volume
 
-#: Voxels kept around the foreground.
-MARGIN = 4
+#: Voxels kept around what the truth is cropped to.
+MARGINS = {"foreground": 4, "brain": 16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,14 +156,16 @@ class Row:
     family: str
     scores: Scores
     cost: Cost
+    calibration: Calibration | None = None  # where the method gave an uncertainty; in the brain
 
     def flat(self) -> dict[str, Any]:
         """For CSV."""
-        values = {key: value for key, value in asdict(self).items() if key not in ("scores", "cost")}
+        values = {key: value for key, value in asdict(self).items() if key not in ("scores", "cost", "calibration")}
         scores = asdict(self.scores)
         for axis, ratio in zip("ijk", scores.pop("through_plane"), strict=True):
             scores[f"through_plane_{axis}"] = ratio
-        return {**values, **scores, **asdict(self.cost)}
+        sure = {name.name: getattr(self.calibration, name.name, None) for name in fields(Calibration)}
+        return {**values, **scores, **asdict(self.cost), **sure}
 
 
 @dataclass
@@ -181,8 +182,14 @@ class Benchmark:
 Keep = Callable[[Subject, dict[str, Restored]], None]
 
 
-def prepare(case: Case, setting: Setting) -> Subject:
-    """Read a truth, bring it to RAS+ order, crop it, scan it coarsely and find its brain."""
+def prepare(case: Case, setting: Setting, crop: str = "foreground") -> Subject:
+    """Read a truth, bring it to RAS+ order, crop it, scan it coarsely and find its brain.
+
+    Args:
+        case: where the truth is.
+        setting: how it is scanned.
+        crop: what to keep: the "foreground" (a head with its neck), or the "brain" with more margin, which is faster.
+    """
     volume, reorientation = read_volume(case.path, frame=case.frame).canonical()
     if volume.data.shape[0] != 1:
         msg = f"{volume.name} has {volume.data.shape[0]} channels; give one volume a case (key 'frame' for 4D files)"
@@ -195,7 +202,8 @@ def prepare(case: Case, setting: Setting) -> Subject:
             raise VolumeError(msg)
         mask = reorientation.apply(mask_volume).data[0]
     brain = brain_region(volume, skull_stripped=case.skull_stripped, mask=mask)
-    box = foreground_box(foreground_mask(volume.data), MARGIN, setting.block)
+    keep = brain.mask.numpy() if crop == "brain" else foreground_mask(volume.data)
+    box = foreground_box(keep, MARGINS[crop], setting.block)
     truth = volume.crop(box)
     region = BrainRegion(brain.mask[box.slices].clone(), brain.how)
     scale = fit_intensity_scale(truth.data)
@@ -235,6 +243,7 @@ def run_benchmark(
     reporter: Reporter | None = None,
     keep: Keep | None = None,
     kept: Sequence[str] = (),
+    crop: str = "foreground",
 ) -> Benchmark:
     """Restore and score.
 
@@ -246,6 +255,7 @@ def run_benchmark(
         reporter: progress and cancellation.
         keep: receives each subject with the restorations named in `kept`.
         kept: method keys whose volumes `keep` wants.
+        crop: see `prepare`.
 
     Returns:
         Rows in the order setting, subject, method.
@@ -257,6 +267,7 @@ def run_benchmark(
             "data": f"{suite.name} (split {suite.split}, {len(suite.cases)} volumes, SHA-256 {suite.data_hash})",
             "code": f"scorefusion {code_version()}",
             "machine": describe_machine(device),
+            "crop": f"each truth was cropped to its {crop} with {MARGINS[crop]} voxels of margin, then scanned",
             **(caption or {}),
         },
         list(settings),
@@ -265,7 +276,7 @@ def run_benchmark(
     for setting in settings:
         for case in suite.cases:
             reporter.progress(f"{setting.name} {case.title}", len(result.rows), total)
-            subject = prepare(case, setting)
+            subject = prepare(case, setting, crop)
             facts = facts_of(subject)
             result.facts.append(facts)
             if facts.doubtful_axes:
@@ -274,40 +285,37 @@ def run_benchmark(
                     f"{case.title}: the truth has no real detail along {', '.join(facts.doubtful_axes)}, which setting "
                     f"{setting.name} coarsens; its figures say little",
                 )
-            restorations = {}
+            restorations: dict[str, Restored] = {}
             for method in methods:
-                restored, row = _score(subject, facts, method)
+                row = _score(subject, facts, method, restorations if method.key in kept else None)
                 result.rows.append(row)
-                if method.key in kept:
-                    restorations[method.key] = restored
                 reporter.progress(f"{setting.name} {case.title}", len(result.rows), total)
             if keep is not None:
                 keep(subject, restorations)
-            del subject, restorations
-            gc.collect()
     return result
 
 
-def _score(subject: Subject, facts: SubjectFacts, method: Method) -> tuple[Restored, Row]:
-    gc.collect()  # the peak belongs to this method, not to the garbage of the one before
+def _score(subject: Subject, facts: SubjectFacts, method: Method, store: dict[str, Restored] | None) -> Row:
+    """Restore and score; the volume is forgotten unless there is a `store`."""
     with Meter(method.modules, method.device) as meter:
         restored = method.restore(subject.scan, subject.truth)
     estimate = subject.unit(restored.data.cpu().float())
     if tuple(estimate.shape) != subject.truth.spatial_shape or not bool(torch.isfinite(estimate).all()):
         msg = f"method {method.key} gave shape {tuple(estimate.shape)} or non-finite voxels for {subject.case.title}"
         raise VolumeError(msg)
-    scores = score_volume(
-        estimate,
-        subject.unit(torch.from_numpy(subject.truth.data[0])),
-        subject.brain.mask,
-        subject.scan.acquisition,
-        subject.unit(torch.from_numpy(subject.scan.volume.data[0])),
-    )
-    row = Row(
+    truth, brain = subject.unit(torch.from_numpy(subject.truth.data[0])), subject.brain.mask
+    measured = subject.unit(torch.from_numpy(subject.scan.volume.data[0]))
+    scores = score_volume(estimate, truth, brain, subject.scan.acquisition, measured)
+    sure = None
+    if restored.uncertainty is not None:
+        deviation = restored.uncertainty.cpu().float() / (subject.scale.high - subject.scale.low)
+        sure = calibration(estimate, truth, deviation, brain)
+    if store is not None:
+        store[method.key] = restored
+    return Row(
         facts.setting, facts.subject, facts.contrast, facts.apart, facts.doubtful_axes,
-        method.key, method.label, method.family, scores, meter.cost,
+        method.key, method.label, method.family, scores, meter.cost, sure,
     )  # fmt: skip
-    return restored, row
 
 
 # -- what the table says

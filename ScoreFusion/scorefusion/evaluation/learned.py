@@ -21,6 +21,7 @@ from scorefusion.evaluation.simulate import CoarseScan
 from scorefusion.fusion import ModelInputs, ScoreFusion
 from scorefusion.intensity import fit_intensity_scale
 from scorefusion.model import Model, load_model
+from scorefusion.pipeline import DEFAULT_UNCERTAINTY
 from scorefusion.restore import NoiseField, SamplingPlan, restore
 from scorefusion.runtime import inference_settings, pick_device, pick_precision
 from scorefusion.volume import Volume
@@ -36,6 +37,10 @@ RULES: tuple[tuple[str, str, str, bool], ...] = (
     ("fusion", "fusion", "fusion", False),
     ("fusion+proj", "fusion + projection", "fusion", True),
 )
+
+
+#: Plans of more evaluations than this run with the two main rules only.
+COSTLY = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +122,13 @@ def sampling_plans(bundle: Bundle, names: Sequence[str] | None = None) -> dict[s
 
     Args:
         bundle: whose presets.
-        names: presets or numbers of steps to take; None = one step and every preset.
+        names: presets, numbers of steps, or "uncertainty"; None = one step and every preset.
     """
     presets = {name: SamplingPlan.from_preset(preset) for name, preset in bundle.section["presets"].items()}
     last = int(bundle.section["schedule"]["num_train_timesteps"]) - 1
     plans: dict[str, SamplingPlan] = {}
-    for name in names or [*presets, "1"]:
+    presets["uncertainty"] = uncertainty_plan(bundle)
+    for name in names or [*bundle.section["presets"], "1"]:
         if name not in presets and not name.isdigit():
             msg = f"model {bundle.id!r} has no preset {name!r}; choose from {', '.join(presets)}, or a number of steps"
             raise RequestError(msg)
@@ -131,6 +137,11 @@ def sampling_plans(bundle: Bundle, names: Sequence[str] | None = None) -> dict[s
         if plan not in plans.values():
             plans[name] = plan
     return plans
+
+
+def uncertainty_plan(bundle: Bundle) -> SamplingPlan:
+    """The samples whose spread `translate` gives as uncertainty."""
+    return SamplingPlan(**{**DEFAULT_UNCERTAINTY, **bundle.section.get("uncertainty", {})})
 
 
 def learned_methods(
@@ -157,6 +168,8 @@ def learned_methods(
                 continue
             if rule == "alternating" and plan.steps == 1:
                 continue  # one step is one plane
+            if plan.steps * plan.samples > COSTLY and key not in ("average+proj", "fusion+proj"):
+                continue
             methods.append(Learned(model, key, label, rule, projected, plan, plan_name, seed, chosen, prefix))
     return methods
 

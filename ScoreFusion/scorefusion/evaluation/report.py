@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 _RANGES = (
     "Intensities: the truth's robust range (0.5 to 99.5 percentile) becomes [0, 1], nothing is clipped; PSNR and SSIM "
-    "use range 1. Whole volume = the foreground box with a margin of 4 voxels, to which the truth was cropped before "
-    "it was scanned. "
+    "use range 1. Whole volume = what the truth was cropped to before it was scanned. "
     "SSIM is 3D, uniform 7 x 7 x 7 window, as in scikit-image. "
     "Noise ceiling: PSNR of an estimate that knows the anatomy perfectly but not the truth's noise."
 )
@@ -66,6 +65,8 @@ def markdown(benchmark: Benchmark) -> str:
                 _gain_table(benchmark, facts),
             ]
         parts += ["", "### Beyond PSNR, and cost (means)", "", _detail_table(rows)]
+        if any(row.calibration for row in rows):
+            parts += ["", "### Uncertainty against the actual error (brain)", "", _calibration_table(rows)]
         parts += ["", "### Truths", "", _truth_table(facts)]
         parts += ["", "### Every row", "", _row_table(rows)]
     return "\n".join(parts) + "\n"
@@ -158,6 +159,17 @@ def _detail_table(rows: Sequence[Row]) -> str:
                 f"{mean_of(group, lambda row: row.cost.peak_bytes) / 2**30:.2f} GiB",
             ]
         )
+    return _table(header, lines)
+
+
+def _calibration_table(rows: Sequence[Row]) -> str:
+    header = ["volume, method", "errors within 1.96 deviations (95 % is right)", "rank correlation", "spread / error"]
+    lines = []
+    for row in rows:
+        if row.calibration is not None:
+            found = row.calibration
+            figures = [f"{found.coverage:.1%}", f"{found.correlation:.3f}", f"{found.spread_ratio:.2f}"]
+            lines.append([f"{title(row)}, {row.label}", *figures])
     return _table(header, lines)
 
 

@@ -1,0 +1,252 @@
+"""One picture a case: three planes and a close-up, from the coarse scan to the truth, with errors and uncertainty.
+
+Radiological view: the patient's right is on the left of axial and coronal slices, the nose on the left of sagittal
+ones. All grey panels share one window, both error panels one scale. matplotlib is needed (extra `demo`) and imported
+only here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scorefusion.errors import RequestError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+INK, FAINT, PAPER, MARK = "#e9edf2", "#8b95a3", "#0c0f14", "#ffb454"
+CLOSE_UP_MM = 48.0
+INCH_PER_MM = 1 / 88.0
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """A column: what it shows and what is said under its title. `data` is `(I, J, K)`, scaled to the truth's [0, 1]."""
+
+    title: str
+    data: NDArray[np.float32]
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What a picture shows. All volumes lie on one grid in RAS+ order.
+
+    Attributes:
+        title: of the picture, such as subject and setting.
+        caption: small print: data, model, operator, seed.
+        spacing: mm along i, j, k.
+        brain: bool `(I, J, K)`; where the slices and the close-up are chosen.
+        coarse, baseline, ours, truth: the grey columns; errors are shown for `baseline` and `ours`.
+        uncertainty: `(I, J, K)` standard deviation, or None.
+        close_up_axis: axis across the slice of the close-up.
+    """
+
+    title: str
+    caption: str
+    spacing: tuple[float, float, float]
+    brain: NDArray[np.bool_]
+    coarse: Panel
+    baseline: Panel
+    ours: Panel
+    truth: Panel
+    uncertainty: Panel | None = None
+    close_up_axis: int = 2
+
+
+@dataclass(frozen=True)
+class _View:
+    """A slice as it is drawn: the axis across it, its position, and the letters at its four sides."""
+
+    name: str
+    axis: int
+    index: int
+    left: str
+    right: str
+    top: str
+    window: tuple[slice, slice] | None = None  # of the two axes in the slice, in voxels
+
+    def of(self, volume: NDArray[Any]) -> NDArray[Any]:
+        """Rows from bottom to top, columns from left to right as seen: the first in-plane axis runs leftward."""
+        picture = np.take(volume, self.index, axis=self.axis)
+        if self.window is not None:
+            picture = picture[self.window]
+        return picture[::-1].T
+
+    def size_mm(self, shape: Sequence[int], spacing: Sequence[float]) -> tuple[float, float]:
+        """Width and height of the slice."""
+        across, up = (axis for axis in range(3) if axis != self.axis)
+        counts = [shape[across], shape[up]]
+        if self.window is not None:
+            counts = [part.stop - part.start for part in self.window]
+        return counts[0] * spacing[across], counts[1] * spacing[up]
+
+
+def draw_comparison(comparison: Comparison, path: Path, *, dpi: int = 150) -> Path:
+    """Draw and save a PNG."""
+    figure = comparison_figure(comparison)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi, facecolor=PAPER)
+    return path
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """The picture as a matplotlib figure."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        msg = "pictures need matplotlib; get it with: pip install 'scorefusion[demo]'"
+        raise RequestError(msg) from error
+
+    errors = [np.abs(panel.data - comparison.truth.data) for panel in (comparison.baseline, comparison.ours)]
+    error_top = max(1e-6, float(np.percentile(errors[0][comparison.brain], 99.0)))
+    # Fat is brighter than any brain; let it saturate, so that the brain has contrast in whole heads too.
+    white = min(1.05, 1.1 * float(np.percentile(comparison.truth.data[comparison.brain], 99.8)))
+    columns = [
+        *(
+            (panel, "gray", white)
+            for panel in (comparison.coarse, comparison.baseline, comparison.ours, comparison.truth)
+        ),
+        (Panel(f"|error| {comparison.baseline.title}", errors[0]), "magma", error_top),
+        (Panel(f"|error| {comparison.ours.title}", errors[1]), "magma", error_top),
+    ]
+    if comparison.uncertainty is not None:
+        top = max(1e-6, float(np.percentile(comparison.uncertainty.data[comparison.brain], 99.5)))
+        columns.append((comparison.uncertainty, "viridis", top))
+    views = _views(comparison, errors[0])
+    shape, spacing = comparison.truth.data.shape, comparison.spacing
+
+    # All in inches; slices keep their true proportions, the close-up fills its column.
+    sizes = [view.size_mm(shape, spacing) for view in views]
+    width = max(w for w, _ in sizes[:-1]) * INCH_PER_MM
+    heights = [h * INCH_PER_MM for _, h in sizes[:-1]] + [width * sizes[-1][1] / sizes[-1][0]]
+    gap, left, top_space, bottom = 0.07, 0.45, 1.22, 0.95
+    total_w = left + len(columns) * (width + gap) + 0.15
+    total_h = top_space + sum(heights) + gap * (len(views) - 1) + bottom
+    figure = Figure(figsize=(total_w, total_h))
+    figure.text(
+        left / total_w, 1 - 0.22 / total_h, comparison.title, color=INK, fontsize=17, fontweight="bold", va="top"
+    )
+    y = total_h - top_space
+    for row, view in enumerate(views):
+        y -= heights[row]
+        place_y = y / total_h
+        figure.text(
+            0.24 / total_w, place_y + heights[row] / total_h / 2, view.name, color=FAINT, fontsize=11,
+            rotation=90, ha="center", va="center",
+        )  # fmt: skip
+        for column, (panel, colours, limit) in enumerate(columns):
+            x = left + column * (width + gap)
+            axes = figure.add_axes((x / total_w, place_y, width / total_w, heights[row] / total_h))
+            image = _show(axes, view, panel.data, spacing, colours, limit)
+            if column == 0 and row in (0, len(views) - 1):
+                _scale_bar(axes, 50.0 if row == 0 else 10.0)
+            _letters(axes, view, first=column == 0)
+            if view.axis == comparison.close_up_axis and view.window is None:
+                _frame(axes, views[-1], view, shape, spacing)
+            if row == 0:
+                _heading(figure, panel, (x + width / 2) / total_w, (total_h - top_space + 0.1) / total_h, total_h)
+            if row == len(views) - 1 and colours != "gray":
+                corner = ((x + 0.12 * width) / total_w, (bottom - 0.26) / total_h)
+                bar = figure.add_axes((*corner, 0.76 * width / total_w, 0.08 / total_h))
+                _colour_bar(figure, image, bar, "of the truth's range")
+        y -= gap
+    figure.text(left / total_w, 0.2 / total_h, comparison.caption, color=FAINT, fontsize=8.5, va="bottom")
+    return figure
+
+
+def _views(comparison: Comparison, error: NDArray[Any]) -> list[_View]:
+    """Axial, coronal, sagittal through the middle of the brain, then the close-up where the baseline errs most."""
+    occupied = [comparison.brain.any(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    middle = [int(np.median(np.flatnonzero(layers))) for layers in occupied]
+    # Beside the midline, where the sagittal slice shows gyri and not the falx.
+    middle[0] = min(middle[0] + round(8.0 / comparison.spacing[0]), comparison.brain.shape[0] - 1)
+    views = [
+        _View("axial", 2, middle[2], "R", "L", "A"),
+        _View("coronal", 1, middle[1], "R", "L", "S"),
+        _View("sagittal", 0, middle[0], "A", "P", "S"),
+    ]
+    near = next(view for view in views if view.axis == comparison.close_up_axis)
+    across, up = (axis for axis in range(3) if axis != near.axis)
+    sides = [max(8, round(CLOSE_UP_MM / comparison.spacing[axis])) for axis in (across, up)]
+    inside = np.take(comparison.brain, near.index, axis=near.axis)
+    energy = np.where(inside, np.take(error, near.index, axis=near.axis) ** 2, 0.0)
+    sides = [min(side, size) for side, size in zip(sides, energy.shape, strict=True)]
+    sums = np.lib.stride_tricks.sliding_window_view(energy, tuple(sides)).sum(axis=(2, 3))
+    first, second = np.unravel_index(int(sums.argmax()), sums.shape)
+    window = (slice(int(first), int(first) + sides[0]), slice(int(second), int(second) + sides[1]))
+    return [*views, _View("close-up", near.axis, near.index, near.left, near.right, near.top, window)]
+
+
+def _show(axes: Axes, view: _View, volume: NDArray[Any], spacing: Sequence[float], colours: str, limit: float) -> Any:
+    width, height = view.size_mm(volume.shape, spacing)
+    image = axes.imshow(
+        view.of(volume), cmap=colours, vmin=0.0, vmax=limit, origin="lower", extent=(0, width, 0, height),
+        interpolation="nearest", aspect="equal",
+    )  # fmt: skip
+    axes.set_facecolor("black" if colours == "gray" else PAPER)
+    axes.set_axis_off()
+    return image
+
+
+def _heading(figure: Figure, panel: Panel, x: float, y: float, height: float) -> None:
+    figure.text(x, y + 0.2 / height, panel.title, color=INK, fontsize=12, ha="center", va="bottom")
+    figure.text(x, y, panel.note, color=FAINT, fontsize=9.5, ha="center", va="bottom")
+
+
+def _letters(axes: Axes, view: _View, *, first: bool) -> None:
+    """Orientation, on the first column only."""
+    if not first or view.window is not None:
+        return
+    style: dict[str, Any] = {"color": MARK, "fontsize": 9, "transform": axes.transAxes, "path_effects": _outline()}
+    axes.text(0.02, 0.5, view.left, ha="left", va="center", **style)
+    axes.text(0.98, 0.5, view.right, ha="right", va="center", **style)
+    axes.text(0.5, 0.99, view.top, ha="center", va="top", **style)
+
+
+def _outline() -> list[Any]:
+    """Keeps small print legible on bright tissue."""
+    from matplotlib import patheffects
+
+    return [patheffects.withStroke(linewidth=2.0, foreground="black")]
+
+
+def _frame(axes: Axes, close_up: _View, view: _View, shape: Sequence[int], spacing: Sequence[float]) -> None:
+    """Where the close-up lies."""
+    from matplotlib.patches import Rectangle
+
+    assert close_up.window is not None
+    across, up = (axis for axis in range(3) if axis != view.axis)
+    horizontal, vertical = close_up.window
+    corner = ((shape[across] - horizontal.stop) * spacing[across], vertical.start * spacing[up])
+    size = close_up.size_mm(shape, spacing)
+    axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=MARK, linewidth=0.8))
+
+
+def _scale_bar(axes: Axes, length_mm: float) -> None:
+    left, right = axes.get_xlim()
+    low, high = axes.get_ylim()
+    x, y = left + 0.04 * (right - left), low + 0.035 * (high - low)
+    outline = _outline()
+    axes.plot([x, x + length_mm], [y, y], color=INK, linewidth=2, solid_capstyle="butt", path_effects=outline)
+    axes.text(
+        x + length_mm / 2, y + 0.015 * (high - low), f"{length_mm:g} mm", color=INK, fontsize=8, ha="center",
+        va="bottom", path_effects=outline,
+    )  # fmt: skip
+    axes.set_xlim(left, right)
+    axes.set_ylim(low, high)
+
+
+def _colour_bar(figure: Figure, image: Any, axes: Axes, label: str) -> None:
+    bar = figure.colorbar(image, cax=axes, orientation="horizontal")
+    bar.outline.set_visible(False)
+    axes.tick_params(colors=FAINT, labelsize=8, length=0, pad=2)
+    axes.locator_params(axis="x", nbins=4)
+    axes.set_xlabel(label, color=FAINT, fontsize=8, labelpad=1)
