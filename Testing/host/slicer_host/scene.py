@@ -9,7 +9,8 @@ import vtk
 
 # name in slicer.modules -> (name that the application logic knows, class of the logic)
 _LOGICS = {
-    "colors": ("Colors", "vtkMRMLColorLogic"),
+    "colors": ("Colors", "vtkSlicerColorLogic"),
+    "sequences": ("Sequences", "vtkSlicerSequencesLogic"),
     "volumes": ("Volumes", "vtkSlicerVolumesLogic"),
     "volumerendering": ("VolumeRendering", "vtkSlicerVolumeRenderingLogic"),
     "segmentations": ("Segmentations", "vtkSlicerSegmentationsModuleLogic"),
@@ -28,6 +29,7 @@ class SceneParts:
         self.scene = slicer.vtkMRMLScene()
         slicer.mrmlScene = self.scene
         self.application_logic.SetMRMLScene(self.scene)
+        self.application_logic.SetHomeDirectory(cache_folder)  # else the colour logic complains
         # Reading a scene bundle (.mrb) unpacks it into the cache folder.
         self.cache, self.data_io = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
         self.cache.SetRemoteCacheDirectory(cache_folder)
@@ -52,9 +54,21 @@ class SceneParts:
             logic.SetMRMLScene(self.scene)
             self.application_logic.SetModuleLogic(name, logic)
             self.logics[attribute] = logic
+        self._hierarchy_observer = self.scene.AddObserver(self.scene.NodeAddedEvent, self._on_node_added)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node_added(self, _scene: Any, _event: str, node: Any) -> None:
+        """Give a data node its item in the subject hierarchy at once, as the application's plugins do."""
+        is_data = node.IsA("vtkMRMLDisplayableNode") or node.IsA("vtkMRMLTableNode") or node.IsA("vtkMRMLTextNode")
+        if not is_data or node.GetHideFromEditors():
+            return
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
+        if hierarchy is not None and not hierarchy.GetItemByDataNode(node):
+            hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
     def close(self) -> None:
         """Empty the scene and let the logics go."""
+        self.scene.RemoveObserver(self._hierarchy_observer)
         self.scene.Clear(1)
         for name, logic in self.logics.items():
             if name != "subjecthierarchy":  # it complains when its scene goes
