@@ -200,7 +200,7 @@ class ScoreFusionLogic(ScriptedLoadableModuleLogic):
 
 
 class ScoreFusionTest(ScriptedLoadableModuleTest):
-    """A short test for "Reload and Test"; the full suite is in Testing/slicer."""
+    """A short test for "Reload and Test"; the full suite is in Testing/in_slicer."""
 
     def setUp(self):
         """Start from an empty scene."""

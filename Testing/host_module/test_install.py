@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MODULE, Host, thick_head
+from module_host import MODULE, thick_head
 
 slicer = pytest.importorskip("slicer")
 
@@ -104,6 +104,8 @@ class TestInstalling:
     def test_without_the_pytorch_extension_it_is_offered_and_a_restart_asked_for(
         self, models_folder: Any, fake_worker: Any, lacking: set[str]
     ) -> None:
+        from slicer_host import Host
+
         from ScoreFusionLib.logic.errors import RunError
         from ScoreFusionLib.logic.install import ensure_installed
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MODULE, thick_head
+from module_host import MODULE, thick_head
 
 from ScoreFusionLib.logic.compare import INPUT_VIEW, LAYOUT_ID, RESULT_VIEW
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 IS_WINDOWS = os.name == "nt"
+_HIDDEN = 0x08000000  # CREATE_NO_WINDOW
+_LOW_PRIORITY = 0x00004000  # BELOW_NORMAL_PRIORITY_CLASS
 
 
 class ProcessTree:
@@ -23,7 +25,9 @@ class ProcessTree:
     def __init__(
         self, args: list[str], *, env: dict[str, str], cwd: Path, stdout: IO[bytes], stderr: IO[bytes]
     ) -> None:
-        options: dict[str, Any] = {"creationflags": 0x08000000} if IS_WINDOWS else {"start_new_session": True}
+        options: dict[str, Any] = {"start_new_session": True}
+        if IS_WINDOWS:
+            options = {"creationflags": _HIDDEN | _LOW_PRIORITY}
         # The pipe is never written to. It closes when Slicer ends, however it ends, and the worker stops by itself
         # then. Not on Windows: whether the launcher hands it on there is uncertain, and the job object does the same.
         stdin = subprocess.DEVNULL if IS_WINDOWS else subprocess.PIPE
@@ -31,6 +35,9 @@ class ProcessTree:
             args, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=str(cwd), close_fds=True, **options
         )
         self._job = _job_object_for(self._process) if IS_WINDOWS else None
+        if not IS_WINDOWS:
+            with contextlib.suppress(OSError):  # the worker takes all cores; Slicer's window comes first
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, 5)
 
     @property
     def pid(self) -> int:
@@ -60,7 +67,7 @@ class ProcessTree:
                 ["taskkill", "/PID", str(self.pid), "/T", "/F"],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                creationflags=0x08000000,
+                creationflags=_HIDDEN,
             )
 
     def wait(self, seconds: float) -> int | None:
