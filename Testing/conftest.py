@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from scorefusion.bundle import Bundle
     from scorefusion.volume import Volume
 
-# Test volumes are tiny: a second thread only waits, on a busy machine for minutes. torch reads this when it is imported.
+# Test volumes are tiny: a second thread only waits, on a busy machine for minutes. torch reads this when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -113,13 +113,16 @@ def measure_conv_rate(device: str) -> float:
     return round(flop * rounds / seconds_for(rounds) / 1e9, 1)
 
 
-def expected_seconds(preset: dict[str, Any], spacing_mm: list[float], conv_gflops: float | None) -> float | None:
-    """Seconds for a whole head, from the work measured for a preset, ``gflop_per_megavoxel``; None if unknown."""
-    work = preset.get("gflop_per_megavoxel")
-    if not work or not conv_gflops:
-        return None
+def expected_seconds(gflop_per_megavoxel: float, spacing_mm: list[float], conv_gflops: float) -> float:
+    """Seconds for a whole head.
+
+    Args:
+        gflop_per_megavoxel: what a preset asks for, see `scorefusion.work`.
+        spacing_mm: of the model's grid.
+        conv_gflops: what the device does in a second.
+    """
     megavoxels = math.prod(TYPICAL_HEAD_MM) / math.prod(spacing_mm) / 1e6
-    return float(f"{float(work) * megavoxels / conv_gflops:.2g}")  # two digits: it is an estimate
+    return float(f"{gflop_per_megavoxel * megavoxels / conv_gflops:.2g}")  # two digits: it is an estimate
 
 
 def _package(name: str) -> dict[str, Any]:
@@ -176,7 +179,21 @@ def _model(info: BundleInfo, conv_gflops: float | None) -> dict[str, Any]:
     facts: dict[str, Any] = {"id": info.id, "problem": info.problem, "presets": {}}
     if info.bundle is not None:
         facts |= {"name": info.bundle.name, "version": info.bundle.version, "task": info.bundle.task}
-        for name, preset in info.bundle.section["presets"].items():
-            seconds = expected_seconds(preset, info.bundle.section["spacing_mm"], conv_gflops)
+        section = info.bundle.section
+        work = _work(section) if conv_gflops else {}
+        for name, preset in section["presets"].items():
+            seconds = None
+            if conv_gflops and name in work:
+                seconds = expected_seconds(work[name], section["spacing_mm"], conv_gflops)
             facts["presets"][name] = {"seconds": seconds, "note": preset.get("note", "")}
     return facts
+
+
+def _work(section: dict[str, Any]) -> dict[str, float]:
+    """By preset; empty where the networks' configuration is not understood, which loading the model will explain."""
+    from scorefusion.work import gflop_per_megavoxel
+
+    try:
+        return gflop_per_megavoxel(section)
+    except (TypeError, ValueError, RuntimeError, KeyError):
+        return {}

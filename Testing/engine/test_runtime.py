@@ -18,8 +18,10 @@ from scorefusion.memory import GIB, available_memory, is_out_of_memory, plan_til
 torch = pytest.importorskip("torch")
 
 from scorefusion import runtime  # noqa: E402
+from scorefusion.bundle import Bundle, import_bundle  # noqa: E402
 from scorefusion.doctor import doctor, expected_seconds  # noqa: E402
 from scorefusion.runtime import cpu_count, inference_settings, pick_device, pick_precision  # noqa: E402
+from scorefusion.work import gflop_per_megavoxel  # noqa: E402
 
 
 @pytest.fixture
@@ -182,10 +184,21 @@ class TestDoctor:
         assert device["conv_gflops"] > 0
 
     def test_expected_time_scales_with_voxels_and_speed(self) -> None:
-        preset = {"gflop_per_megavoxel": 1000.0}
-        assert expected_seconds(preset, [1.0, 1.0, 1.0], 100.0) == 71.0
-        assert expected_seconds(preset, [0.5, 1.0, 1.0], 100.0) == 140.0
-        assert expected_seconds({}, [1.0, 1.0, 1.0], 100.0) is None
+        assert expected_seconds(1000.0, [1.0, 1.0, 1.0], 100.0) == 71.0
+        assert expected_seconds(1000.0, [0.5, 1.0, 1.0], 100.0) == 140.0
+        assert expected_seconds(1000.0, [1.0, 1.0, 1.0], 200.0) == 36.0
+
+    def test_work_is_counted_from_the_networks(self, bundle_metadata: dict) -> None:
+        work = gflop_per_megavoxel(bundle_metadata["scorefusion"])
+        assert work["balanced"] == pytest.approx(4 * work["fast"], rel=1e-3)
+        alone = {**bundle_metadata["scorefusion"]["networks"], "fusion": None}
+        without_fusion = gflop_per_megavoxel({**bundle_metadata["scorefusion"], "networks": alone})
+        assert 0 < without_fusion["fast"] < work["fast"]
+
+    def test_expected_times_are_told_for_each_preset(self, tiny_bundle: Bundle) -> None:
+        import_bundle(tiny_bundle.folder)
+        model = next(model for model in doctor()["models"] if model["id"] == "tiny-sr")
+        assert model["presets"]["fast"]["seconds"] > 0
 
     def test_an_unwritable_home_brings_advice(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
