@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -287,7 +288,9 @@ def run_tests(device: torch.device) -> dict[str, object] | None:
     lines = run.stdout.strip().splitlines() or run.stderr.strip().splitlines() or ["no output"]
     if run.returncode != 0:
         say("\n".join(lines[-60:]), sys.stderr)
-    return {"exit_status": run.returncode, "summary": lines[-1], "files": [file.name for file in files]}
+    counts = [line.strip("= ") for line in lines if re.search(r"\d+ (passed|failed|skipped|errors?)\b.* in ", line)]
+    summary = counts[-1] if counts else f"pytest ended with status {run.returncode}"
+    return {"exit_status": run.returncode, "summary": summary, "files": [file.name for file in files]}
 
 
 # Timings

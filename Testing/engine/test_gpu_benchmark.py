@@ -50,7 +50,7 @@ class TestTheScript:
         folder = tmp_path / "absent"
         folder.mkdir()
         for name in ABSENT:
-            (folder / f"{name}.py").write_text(f"raise ImportError('{name} is not on the GPU machine')\n")
+            (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('{name} is not on the GPU machine')\n")
         return folder
 
     def test_it_prints_tables_and_a_json_line_from_a_clean_checkout(self, bare_machine: Path, tmp_path: Path) -> None:
