@@ -119,7 +119,7 @@ def fusion(data: Data, work: Work, minutes: float = 25.0, seed: int = 1, rate: f
     rule = make_fusion(ensemble)
     freeze([ensemble])
     ensemble.autocast = torch.bfloat16
-    source = BlockSource(load_volumes(data, WEIGHTS, "train"), (64, 64, 64), INPUTS.residual_gain, BASE_ROUNDS, seed)
+    source = BlockSource(load_volumes(data, WEIGHTS, "train"), (72, 72, 72), INPUTS.residual_gain, BASE_ROUNDS, seed)
     options = StageOptions(minutes, learning_rate=rate, ema_decay=0.995)
     logger.info("fusion network: %d parameters", count_parameters(rule) - count_parameters(ensemble))
     loss = FusionLoss(rule, BlockPool(source, 8), SCHEDULE, options, torch.Generator().manual_seed(seed))

@@ -223,7 +223,10 @@ def _slab(ensemble: PlaneEnsemble, x_t: Tensor, block: Block, plane: Plane, inde
 
 
 class FusionLoss:
-    """Crops through a fusion rule whose plane networks are frozen."""
+    """Crops through a fusion rule whose plane networks are frozen.
+
+    The outer `margin` voxels do not count: there the plane networks lack surroundings that they have in a whole volume.
+    """
 
     def __init__(
         self,
@@ -232,9 +235,10 @@ class FusionLoss:
         schedule: NoiseSchedule,
         options: StageOptions,
         generator: torch.Generator,
+        margin: int = 6,
     ) -> None:
         self.rule, self.pool, self.schedule, self.options, self.generator = rule, pool, schedule, options, generator
-        self.average_error = 0.0  # running error of the plane average over that of the fusion, for the log
+        self.margin = margin
 
     def __call__(self) -> Tensor:
         self.pool.refresh()
@@ -243,7 +247,8 @@ class FusionLoss:
         x_t, target, alpha_bar = _noisy(block.residual[None], t, self.schedule, self.generator)
         inputs = ModelInputs(block.base[None], block.acquisition[None])
         prediction = self.rule(x_t, inputs, alpha_bar)
-        return (prediction - target).square().mean() * block.weight
+        inner = (..., *[slice(self.margin, size - self.margin) for size in target.shape[2:]])
+        return (prediction - target)[inner].square().mean() * block.weight
 
 
 def freeze(modules: Sequence[nn.Module]) -> None:
