@@ -14,7 +14,7 @@ from slicer_host import pythonqt  # noqa: F401  before PySide6
 # isort: split
 from PySide6 import QtGui
 
-_MANAGERS = ("Crosshair", "Ruler", "OrientationMarker", "Markups")
+_MANAGERS = ("Crosshair", "Ruler", "OrientationMarker", "Markups", "ColorLegend")
 
 
 class SliceView:
