@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class ModelInputs:
         first = self.available[0]
         return self.conditions[:, first : first + 1]
 
-    @property
+    @cached_property
     def foreground(self) -> Tensor:
         """`(B, 1, I, J, K)`: 1 where any condition present is above background (-0.99), else -1."""
         seen = self.conditions[:, list(self.available)].amax(dim=1, keepdim=True) > -0.99
@@ -185,7 +186,8 @@ class InputRule:
 
 def _fill_missing(inputs: ModelInputs, conditions: Sequence[int]) -> Tensor:
     """The chosen conditions, a missing one shown as background (-1)."""
-    chosen = inputs.conditions[:, list(conditions)]
+    everything = list(conditions) == list(range(inputs.conditions.shape[1]))
+    chosen = inputs.conditions if everything else inputs.conditions[:, list(conditions)]  # indexing copies
     missing = [n for n, index in enumerate(conditions) if index not in inputs.available]
     if missing:
         chosen = chosen.clone()
@@ -307,9 +309,11 @@ class PlaneEnsemble(nn.Module):
         network = self.network(member)
         batch, plane = x_t.shape[0], member.plane
         base = next(index for index in member.conditions if index in inputs.available)
-        shift = 0.5 * self.rule.residual_gain * (inputs.base - inputs.conditions[:, base : base + 1])
-        moved = base != inputs.available[0]
-        seen = rebase(x_t, shift, alpha_bar) if moved else x_t
+        shift = None  # a member with the common base sees x_t as it is
+        seen = x_t
+        if base != inputs.available[0]:
+            shift = 0.5 * self.rule.residual_gain * (inputs.base - inputs.conditions[:, base : base + 1])
+            seen = rebase(x_t, shift, alpha_bar)
 
         num_slices = x_t.shape[2 + plane.axis]
         rows, columns = (x_t.shape[2 + axis] for axis in plane.in_plane_axes)
@@ -333,21 +337,25 @@ class PlaneEnsemble(nn.Module):
             pieces.append(stack_slices(slices.float(), plane, batch))
             self.report(slab[:, 0].numel())
         prediction = torch.cat(pieces, dim=2 + plane.axis)
-        return rebase_prediction(prediction, shift, alpha_bar, self.rule.prediction) if moved else prediction
+        if shift is None:
+            return prediction
+        return rebase_prediction(prediction, shift, alpha_bar, self.rule.prediction)
 
     def report(self, voxels: int) -> None:
         """Tell the listener, if there is one, that so many voxels went through a network."""
         if self.on_work is not None:
             self.on_work(voxels)
 
-    @contextlib.contextmanager
-    def precision(self, like: Tensor) -> Iterator[None]:
-        """The one door where precision is lowered; predictions come back as float32."""
-        if self.autocast is None:
-            yield
-            return
-        with torch.autocast(like.device.type, dtype=self.autocast):
-            yield
+    def precision(self, like: Tensor) -> contextlib.AbstractContextManager[object]:
+        """The networks' number format on the device of `like`."""
+        return lowered_precision(like, self.autocast)
+
+
+def lowered_precision(like: Tensor, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+    """The one door where precision is lowered; predictions come back as float32. None = float32 throughout."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(like.device.type, dtype=dtype)
 
 
 class FeatureAlignment(nn.Module):
@@ -571,6 +579,7 @@ class VolumeOnly(FusionRule):
         nn.Module.__init__(self)
         self.network = network
         self.input_rule = inputs
+        self.autocast: torch.dtype | None = None
 
     @property
     def rule(self) -> InputRule:
@@ -582,7 +591,8 @@ class VolumeOnly(FusionRule):
 
     def fuse(self, x_t: Tensor, inputs: ModelInputs, alpha_bar: Tensor, step: int) -> Tensor:
         seen = self.rule.volume(x_t, inputs, None)
-        return self.network(seen, alpha_bar, self.rule.volume_vector(inputs))[0].float()
+        with lowered_precision(seen, self.autocast):
+            return self.network(seen, alpha_bar, self.rule.volume_vector(inputs))[0].float()
 
 
 Window = tuple[slice, slice, slice]

@@ -59,7 +59,8 @@ class NoiseField:
 
     def draw(self, sample_index: int, step: int, device: torch.device | str = "cpu") -> Tensor:
         """`(1, 1, *window)` for one sample and step; step -1 is the start."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + sample_index) * 10_007 + step + 1)
+        combined = (self.seed * 1_000_003 + sample_index) * 10_007 + step + 1
+        generator = torch.Generator().manual_seed(combined % 2**63)  # what a generator can take
         noise = torch.randn(1, 1, *self.spatial_shape, generator=generator)
         return (noise if self.window is None else noise[at(self.window)]).to(device)
 

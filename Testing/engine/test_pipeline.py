@@ -20,6 +20,7 @@ from scorefusion.grid import Grid
 from scorefusion.model import fusion_state, load_model
 from scorefusion.pipeline import Result, translate
 from scorefusion.planes import Plane
+from scorefusion.restore import NoiseField
 from scorefusion.unet import UNet, UNetConfig
 from scorefusion.volume import Volume
 
@@ -203,6 +204,13 @@ class TestSeedsAndTiles:
         before = torch.get_rng_state()
         _run(thick, restorer, preset="best")
         assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**62])
+    def test_any_seed_draws_its_own_noise(self, seed: int) -> None:
+        drawn = [NoiseField((3, 4, 5), seed).draw(n, step) for n in range(2) for step in (-1, 0, 1)]
+        assert len({float(noise.sum()) for noise in drawn}) == 6
+        window = (slice(1, 3), slice(0, 2), slice(2, 5))
+        assert torch.equal(NoiseField((3, 4, 5), seed, window).draw(1, 0), drawn[4][:, :, 1:3, 0:2, 2:5])
 
     @pytest.mark.parametrize("preset", ["fast", "balanced"])
     def test_tiled_equals_whole(self, restorer: Bundle, make_volume: Callable[..., Volume], preset: str) -> None:
