@@ -22,6 +22,7 @@ from scorefusion.evaluation import cli, meter  # noqa: E402
 from scorefusion.evaluation.benchmark import classical_methods, facts_of, gains, prepare, run_benchmark  # noqa: E402
 from scorefusion.evaluation.classical import CLASSICAL_METHODS  # noqa: E402
 from scorefusion.evaluation.datalist import Case, Suite, named_suite, read_datalist  # noqa: E402
+from scorefusion.evaluation.demo import run_demo  # noqa: E402
 from scorefusion.evaluation.learned import choose_methods, learned_methods, sampling_plans  # noqa: E402
 from scorefusion.evaluation.metrics import data_residual  # noqa: E402
 from scorefusion.evaluation.report import markdown  # noqa: E402
@@ -30,7 +31,7 @@ from scorefusion.fusion import InputRule, Member, PlaneEnsemble, ScoreFusion, ma
 from scorefusion.model import fusion_state  # noqa: E402
 from scorefusion.planes import Plane  # noqa: E402
 from scorefusion.unet import UNet, UNetConfig  # noqa: E402
-from scorefusion.volume import Volume, write_volume  # noqa: E402
+from scorefusion.volume import Volume, read_volume, write_volume  # noqa: E402
 
 SHAPE = (28, 33, 30)
 
@@ -44,6 +45,18 @@ def brain_like(seed: int = 0, orientation: str = "LAS") -> Volume:
     signs = [1 if letter in "RAS" else -1 for letter in orientation]
     affine = np.diag([1.0 * signs[0], 1.0 * signs[1], 1.25 * signs[2], 1.0])
     return Volume((data * inside)[None].astype(np.float32), affine, contrast="t1")
+
+
+def head_like() -> Volume:
+    """Brain, fluid, bone and scalp as shells; 2.5 mm voxels."""
+    shape, rng = (76, 80, 78), np.random.default_rng(0)
+    axes = np.meshgrid(*((np.arange(n) - (n - 1) / 2) * 2.5 for n in shape), indexing="ij")
+    radius = np.sqrt(sum(a**2 for a in axes))
+    data = np.zeros(shape)
+    for outer, value in ((92, 160), (86, 12), (76, 18), (70, 75), (48, 115), (15, 25)):
+        data[radius < outer] = value
+    data += rng.normal(0, 3, shape)
+    return Volume(np.clip(data, 0, None)[None].astype(np.float32), np.diag([2.5, 2.5, 2.5, 1.0]), contrast="t1")
 
 
 @pytest.fixture
@@ -271,6 +284,25 @@ class TestCommand:
         assert "either a datalist file or --suite" in done.output
         assert "Traceback" not in done.output
         assert not (tmp_path / "o").exists()
+
+
+class TestDemo:
+    def test_files_picture_and_table(self, random_bundle: Bundle, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        out = tmp_path / "demo"
+        write_volume(head_like(), tmp_path / "head.nii.gz")
+        benchmark, written = run_demo(
+            out, model=str(random_bundle.folder), head=tmp_path / "head.nii.gz", device="cpu", setting="thick10"
+        )
+        assert all(path.is_file() for path in written)
+        volumes = {path.name.partition("_")[0]: read_volume(path) for path in written if path.name.endswith(".nii.gz")}
+        assert set(volumes) == {"coarse", "truth", "cubic", "restored", "uncertainty"}
+        assert volumes["coarse"].spacing == pytest.approx((2.5, 2.5, 10.0))
+        assert volumes["restored"].grid.is_close(volumes["truth"].grid)
+        by = {row.method: row for row in benchmark.rows}
+        assert by["fusion+proj@fast"].scores.data_residual < 1e-3  # what was measured is kept, through the files too
+        assert by["fusion+proj@uncertainty"].calibration is not None
+        assert [path.suffix for path in written].count(".png") == 1
 
 
 def test_gains_are_measured_from_the_best_classical_method_of_each_volume(

@@ -203,7 +203,7 @@ def prepare(case: Case, setting: Setting, crop: str = "foreground") -> Subject:
         mask = reorientation.apply(mask_volume).data[0]
     brain = brain_region(volume, skull_stripped=case.skull_stripped, mask=mask)
     keep = brain.mask.numpy() if crop == "brain" else foreground_mask(volume.data)
-    box = foreground_box(keep, MARGINS[crop], setting.block)
+    box = foreground_box(keep, MARGINS[crop], setting.block(volume.grid))
     truth = volume.crop(box)
     region = BrainRegion(brain.mask[box.slices].clone(), brain.how)
     scale = fit_intensity_scale(truth.data)

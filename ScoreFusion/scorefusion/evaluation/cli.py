@@ -146,6 +146,8 @@ def show(benchmark: Benchmark) -> None:
     from scorefusion.evaluation.report import terminal_table
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)  # a log has no edge to wrap at
     for key, value in benchmark.caption.items():
         console.print(f"{key}: {value}", style="dim", markup=False, soft_wrap=True)
     for setting in benchmark.settings:

@@ -7,6 +7,7 @@ only here.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 INK, FAINT, PAPER, MARK = "#e9edf2", "#8b95a3", "#0c0f14", "#ffb454"
 CLOSE_UP_MM = 48.0
-INCH_PER_MM = 1 / 88.0
+COLUMN_INCHES = 2.3
+CAPTION_SIZE = 8.5  # points
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +127,10 @@ def comparison_figure(comparison: Comparison) -> Figure:
 
     # All in inches; slices keep their true proportions, the close-up fills its column.
     sizes = [view.size_mm(shape, spacing) for view in views]
-    width = max(w for w, _ in sizes[:-1]) * INCH_PER_MM
-    heights = [h * INCH_PER_MM for _, h in sizes[:-1]] + [width * sizes[-1][1] / sizes[-1][0]]
-    gap, left, top_space, bottom = 0.07, 0.45, 1.22, 0.95
+    width = COLUMN_INCHES
+    inch_per_mm = width / max(w for w, _ in sizes[:-1])
+    heights = [h * inch_per_mm for _, h in sizes[:-1]] + [width * sizes[-1][1] / sizes[-1][0]]
+    gap, left, top_space, bottom = 0.07, 0.45, 1.22, 1.05
     total_w = left + len(columns) * (width + gap) + 0.15
     total_h = top_space + sum(heights) + gap * (len(views) - 1) + bottom
     figure = Figure(figsize=(total_w, total_h))
@@ -158,7 +161,9 @@ def comparison_figure(comparison: Comparison) -> Figure:
                 bar = figure.add_axes((*corner, 0.76 * width / total_w, 0.08 / total_h))
                 _colour_bar(figure, image, bar, "of the truth's range")
         y -= gap
-    figure.text(left / total_w, 0.2 / total_h, comparison.caption, color=FAINT, fontsize=8.5, va="bottom")
+    letters = int((total_w - 2 * left) / (0.53 * CAPTION_SIZE / 72))  # a letter is about half as wide as high
+    caption = "\n".join(textwrap.wrap(comparison.caption, letters))
+    figure.text(left / total_w, 0.12 / total_h, caption, color=FAINT, fontsize=CAPTION_SIZE, va="bottom")
     return figure
 
 

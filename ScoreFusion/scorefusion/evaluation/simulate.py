@@ -78,10 +78,10 @@ class Setting:
             return f"simulated: {shape} average over {n} x {n} voxels, the axes other than {letter}"
         return f"simulated: slices of {n} mm along {letter}, {shape} profile, no gap, onto the truth's own grid"
 
-    @property
-    def block(self) -> int:
-        """Sizes that this divides hold whole blocks (1 where blocks are not whole voxels)."""
-        return 1 if self.kind == "thick" else int(self.amount)
+    def block(self, grid: Grid) -> int:
+        """Sizes that this divides hold whole blocks or slices; 1 where they are not whole voxels."""
+        factor = self.amount / grid.spacing[self.axis] if self.kind == "thick" else self.amount
+        return round(factor) if abs(factor - round(factor)) < 1e-3 else 1
 
     def coarsened_axes(self) -> tuple[int, ...]:
         """Axes that lose detail."""
