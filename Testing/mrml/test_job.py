@@ -101,7 +101,7 @@ class TestResult:
         assert display.GetApplyThreshold()
         legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(result.uncertainty)
         assert legend is not None
-        assert legend.GetTitleText() == "Uncertainty (standard deviation)"
+        assert legend.GetTitleText() == "Uncertainty (SD)"
 
     def test_provenance_is_in_the_attributes(self, result: Any) -> None:
         assert result.node.GetAttribute("ScoreFusion.Synthetic") == "true"

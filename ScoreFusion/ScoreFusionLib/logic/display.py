@@ -57,15 +57,36 @@ def show_as_map(node: Any, image: vtk.vtkImageData, title: str, units: str) -> N
     display.AutoThresholdOff()
     display.ApplyThresholdOn()  # where the map is near zero the image below stays as it is
     display.SetThreshold(0.04 * high, 1e30)
+    add_legend(node, f"{title} ({units})" if units else title)
+
+
+def add_legend(node: Any, title: str = "") -> None:
+    """Give a map its colour legend, shown in every view that shows the map; an older one is replaced.
+
+    A view that is made later does not find a legend that is there already, hence `renew_legend`.
+    """
+    old = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
+    if old is not None:
+        title = title or old.GetTitleText()
+        node.GetScene().RemoveNode(old)
     legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
-    if legend is not None:
-        legend.SetTitleText(f"{title} ({units})" if units else title)
-        legend.SetLabelFormat("%.3g")
-        legend.SetNumberOfLabels(3)
-        legend.SetMaxNumberOfColors(128)
-        legend.SetPosition(0.97, 0.5)
-        legend.SetSize(0.12, 0.4)
-        legend.SetVisibility(True)
+    if legend is None:
+        return
+    legend.SetTitleText(title)
+    legend.SetLabelFormat("%.3g")
+    legend.SetNumberOfLabels(3)
+    legend.SetMaxNumberOfColors(128)
+    legend.SetPosition(0.97, 0.05)
+    legend.SetSize(0.11, 0.35)
+    for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
+        text.SetFontSize(12)
+    legend.SetVisibility(True)
+
+
+def renew_legend(node: Any) -> None:
+    """Let views that were made after a map show its legend; nothing happens for a volume without one."""
+    if slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node) is not None:
+        add_legend(node)
 
 
 def uncertainty_colors(scene: Any) -> Any:

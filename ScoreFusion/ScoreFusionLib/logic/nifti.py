@@ -130,10 +130,11 @@ def read_steps(
         file.seek(header.offset)
         for start in range(0, target.size, step):
             count = min(step, target.size - start)
-            piece = np.frombuffer(file.read(count * header.dtype.itemsize), dtype=header.dtype)
-            if piece.size != count:
+            raw = file.read(count * header.dtype.itemsize)
+            if len(raw) != count * header.dtype.itemsize:
                 msg = f"The worker's result {path.name} is cut short. Is the disk full? Free some space and run again."
                 raise RunError(msg)
+            piece = np.frombuffer(raw, dtype=header.dtype)
             if (header.slope, header.intercept) == (1.0, 0.0):
                 target[start : start + count] = piece
             else:

@@ -73,11 +73,11 @@ def place_results(
     if uncertainties:
         title = _("{name} - uncertainty").format(name=node.GetName())
         done.uncertainty = node_import.volume_node(scene, title, inputs.uncertainty)
-        display.show_as_map(done.uncertainty, uncertainties[0][0], _("Uncertainty"), _("standard deviation"))
+        display.show_as_map(done.uncertainty, uncertainties[0][0], _("Uncertainty"), _("SD"))
         yield from placer.place(done.uncertainty, uncertainties, "uncertainty")
     if errors:
         done.error_map = node_import.volume_node(scene, _("{name} - error").format(name=node.GetName()), None)
-        display.show_as_map(done.error_map, errors[0][0], _("Error"), _("absolute difference"))
+        display.show_as_map(done.error_map, errors[0][0], _("Error"), "")
         yield from placer.place(done.error_map, errors, "error")
     done.sequences = placer.sequences
     return done

@@ -15,7 +15,7 @@ COARSE_RATIO = 1.25  # an axis is worth refining if its spacing is this much abo
 CONTRASTS = ("t1", "t1ce", "t2", "flair", "pd")
 _CONTRAST_WORDS = (
     ("flair", r"flair|dark.?fluid"),
-    ("t1ce", r"t1.{0,3}(ce|gd|c\b|post|km|contrast)|gad|t1c"),
+    ("t1ce", r"(t1|mprage).*\b(ce|gd|km|post|contrast)\b|\bt1 ?-?ce?\b|\bgad"),
     ("pd", r"\bpd\b|pdw|proton"),
     ("t2", r"t2"),
     ("t1", r"t1|mprage|mp2rage|spgr|bravo|mrhead|fspgr|tfe"),
@@ -92,7 +92,7 @@ def guess_contrast(description: str) -> str | None:
     """Return the contrast that a text names, None if it names none.
 
     >>> guess_contrast("s03_T2_FLAIR_sag"), guess_contrast("MPRAGE post"), guess_contrast("Volume")
-    ('flair', 't1', None)
+    ('flair', 't1ce', None)
     """
     text = re.sub(r"[_.]", " ", description.lower())
     return next((contrast for contrast, words in _CONTRAST_WORDS if re.search(words, text)), None)

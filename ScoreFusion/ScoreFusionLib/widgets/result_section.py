@@ -8,6 +8,7 @@ import slicer
 
 from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic.compare import CompareView, layout_manager, orientation_for
+from ScoreFusionLib.logic.display import renew_legend
 from ScoreFusionLib.logic.results import JobResult
 from ScoreFusionLib.logic.wording import duration, quality_table
 
@@ -90,6 +91,7 @@ class ResultSection:
             return
         self._set_fade(100 if index == 0 else int(100 * _MAP_OPACITY))
         self._view.show_over(*nodes, self._ui.fadeSlider.value / 100.0)
+        renew_legend(nodes[1])
 
     def _on_fade(self, value: int) -> None:
         self._view.fade(value / 100.0)
