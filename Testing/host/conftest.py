@@ -25,3 +25,25 @@ def host():
         yield opened
         errors = list(opened.errors)
     assert not errors, f"Exceptions in slots, timers or observers: {errors}"
+
+
+@pytest.fixture
+def qt_application():
+    """A QApplication and nothing else: for widgets without an open host."""
+    from slicer_host.app import make_qt_application
+
+    return make_qt_application()
+
+
+@pytest.fixture
+def scene(qt_application):
+    """A bare scene."""
+    import slicer
+
+    return slicer.vtkMRMLScene()
+
+
+@pytest.fixture
+def node(scene):
+    """A parameter node in a bare scene."""
+    return scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")

@@ -13,8 +13,8 @@ SAMPLE = Path(__file__).parent / "sample_module" / "HostSample.py"
 
 @pytest.fixture
 def volume(host):
-    """An anisotropic, oblique volume in the scene."""
-    ijk_to_ras = np.array([[0.0, -1.5, 0.1, 3.0], [1.0, 0.2, 0.0, -7.0], [0.0, 0.1, 4.0, 11.0], [0.0, 0.0, 0.0, 1.0]])
+    """An anisotropic volume in the scene, with its axes permuted."""
+    ijk_to_ras = np.array([[0.0, -1.5, 0.0, 3.0], [1.0, 0.0, 0.0, -7.0], [0.0, 0.0, 4.0, 11.0], [0.0, 0.0, 0.0, 1.0]])
     return slicer.util.addVolumeFromArray(np.arange(60.0).reshape(3, 4, 5), ijkToRAS=ijk_to_ras, name="In")
 
 

@@ -15,6 +15,10 @@ from slicer_host import dialogs, environment  # noqa: E402
 dialogs.install()
 environment.make_importable()
 
+from slicer_host.app import add_widgets_to_slicer  # noqa: E402
+
+add_widgets_to_slicer()
+
 from slicer_host.host import Host  # noqa: E402
 
 __all__ = ["Host"]

@@ -12,8 +12,8 @@ from typing import Any
 import slicer
 import slicer.util
 
-from slicer_host import dialogs, environment, palette, pythonqt
-from slicer_host.app import SlicerApplication, add_widgets_to_slicer, make_qt_application
+from slicer_host import dialogs, environment, palette, pythonqt, pytorch_utils
+from slicer_host.app import SlicerApplication, make_qt_application
 from slicer_host.heartbeat import Heartbeat
 from slicer_host.io_manager import CoreIOManager
 from slicer_host.layout import LayoutManager
@@ -53,6 +53,7 @@ class Host:
         if Host._open is not None:
             msg = "A Host is open already; close() it first"
             raise RuntimeError(msg)
+        pytorch_utils.check_state(torch)
         Host._open = self
         self.errors: list[str] = []
         self.dialogs = dialogs.desk
@@ -75,7 +76,6 @@ class Host:
         slicer.app = self.app
         slicer.modules = SimpleNamespace()
         slicer.selfTests = {}
-        add_widgets_to_slicer()
         environment.prepare(torch, Path(self.app.temporaryPath))
         logic = self._parts.application_logic
         self.app._scene = self.scene

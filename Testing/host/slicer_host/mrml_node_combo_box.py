@@ -129,20 +129,22 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
                 return False
         return True
 
-    def _nodes(self) -> list[Any]:
+    def _candidates(self) -> list[Any]:
+        """Return the nodes of the right classes, those too that are hidden or lack an attribute: it may change."""
         if self._scene is None:
             return []
         every = (self._scene.GetNthNode(index) for index in range(self._scene.GetNumberOfNodes()))
-        return [node for node in every if self._accepts(node)]
+        return [node for node in every if any(node.IsA(node_type) for node_type in self._node_types)]
 
     def _update_items(self) -> None:
         """Bring the rows to the scene, keeping the choice if its node is still there."""
         if self._updating or (self._scene is not None and self._scene.IsBatchProcessing()):
             return
-        nodes = self._nodes()
+        candidates = self._candidates()
+        nodes = [node for node in candidates if self._accepts(node)]
         self._updating = True
         self._node_watcher.stop()
-        for node in nodes:
+        for node in candidates:
             self._node_watcher.watch(node, "ModifiedEvent")
         none = self._flags["noneEnabled"]
         ids = [""] * none + [node.GetID() for node in nodes]

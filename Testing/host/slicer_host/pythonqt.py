@@ -28,17 +28,30 @@ if "PySide6.QtCore" not in sys.modules:
 import shiboken6
 from PySide6 import QtCore, QtGui, QtWidgets
 
-_object_getattribute = QtCore.QObject.__getattribute__
-_NO_PROPERTY = object()
+# The C getters that were replaced. Classes with a method that is static as well (QFile.exists) have their own one.
+_getattribute_of_class: dict[type, Callable[[Any, str], Any]] = {}
+_getattribute_of_type: dict[type, Callable[[Any, str], Any]] = {}
+# QObject itself keeps its C __setattr__: Python applies it to objects of derived classes only as long as it is there.
+_object_setattr = QtCore.QObject.__setattr__
 
 # Properties of a Python type, by name. Filled on first use, because a type's meta-object is fixed.
 _properties_of_type: dict[type, dict[str, QtCore.QMetaProperty]] = {}
 
-# (address of sender, signature) -> [(callable given by the user, callable that Qt got)]
-_connections: dict[tuple[int, str], list[tuple[Callable, Callable]]] = {}
+# (address of sender, signature) -> [(callable given by the user, function that undoes the connection)]
+_connections: dict[tuple[int, str], list[tuple[Callable, Callable[[], Any]]]] = {}
 
 # Signals that were asked for and do not exist, as "signature on class": Slicer writes them to its log.
 unknown_signals: list[str] = []
+
+
+def _object_getattribute(obj: QtCore.QObject, name: str) -> Any:
+    """Look an attribute up as PySide6 does by itself."""
+    cls = type(obj)
+    getter = _getattribute_of_type.get(cls)
+    if getter is None:
+        getter = next(_getattribute_of_class[base] for base in cls.__mro__ if base in _getattribute_of_class)
+        _getattribute_of_type[cls] = getter
+    return getter(obj, name)
 
 
 def native(cls: type) -> type:
@@ -143,7 +156,7 @@ def _setattr(self: QtCore.QObject, name: str, value: Any) -> None:
     if loading_ui and isinstance(value, QtCore.QObject) and not name.startswith("_"):
         return
     if isinstance(value, QtCore.SignalInstance):  # PySide6 keeps a signal on its object at first use
-        self.__dict__[name] = value
+        _object_setattr(self, name, value)
         return
     if name == "name" and not hasattr(cls, "name"):
         self.setObjectName(value)
@@ -153,11 +166,10 @@ def _setattr(self: QtCore.QObject, name: str, value: Any) -> None:
         _write_property(self, name, prop, value)
         return
     descriptor = inspect.getattr_static(cls, name, None)
-    if hasattr(descriptor, "__set__") and isinstance(descriptor, (QtCore.Property, property)):
-        descriptor.__set__(self, value)
-    elif not is_native(cls) or ("_host_native" in vars(cls) and name.startswith("_")):
-        # Not the C __setattr__: Python refuses to apply it below a class whose __setattr__ was replaced.
-        self.__dict__[name] = value
+    is_property = isinstance(descriptor, (QtCore.Property, property))
+    is_private = "_host_native" in vars(cls) and name.startswith("_")
+    if is_property or is_private or not is_native(cls):
+        _object_setattr(self, name, value)
     elif _object_getattribute(self, "property")(name) is not None:
         _object_getattribute(self, "setProperty")(name, value)
     elif descriptor is not None:
@@ -193,17 +205,34 @@ def _argument_count(signature: str) -> int:
     return len(arguments.split(",")) if arguments else 0
 
 
-def _host_signal(obj: QtCore.QObject, signature: str) -> Any:
-    """Find a signal of a host widget, which PySide6 knows by another signature than Slicer."""
+def _signal(obj: QtCore.QObject, signature: str) -> Any:
+    """Find a signal by its signature, or None.
+
+    Host widgets name theirs in `host_signals`, since PySide6 knows them by another signature than Slicer.
+    """
     for cls in type(obj).__mro__:
         attribute = vars(cls).get("host_signals", {}).get(signature)
         if attribute:
             return _object_getattribute(obj, attribute)
-    return None
+    meta_object = _object_getattribute(obj, "metaObject")()
+    index = meta_object.indexOfSignal(signature)
+    if index < 0:
+        return None
+    # A default argument makes two signatures of one signal: clicked() and clicked(bool). The longer one is the signal.
+    name = signature[: signature.index("(")]
+    methods = (meta_object.method(i) for i in range(meta_object.methodCount()))
+    longest = max(
+        (m.methodSignature().toStdString() for m in methods if m.name() == name.encode()), key=_argument_count
+    )
+    bound = _object_getattribute(obj, name)
+    arguments = longest[longest.index("(") + 1 : -1]
+    return bound[arguments] if arguments else bound
 
 
-def _connect(obj: QtCore.QObject, signal: str, *target: Any) -> bool:
+def _connect(obj: QtCore.QObject, signal: Any, *target: Any) -> bool:
     """Connect a signal, given by its signature, to a callable or to `receiver, "slot()"`."""
+    if isinstance(signal, QtCore.QObject):  # PySide6 itself, inside QTimer.singleShot
+        return bool(QtCore.QObject.connect(signal, *target))
     signature = _normalised(signal)
     if len(target) >= 2:
         receiver, slot = target[0], _normalised(target[1])
@@ -222,19 +251,16 @@ def _connect(obj: QtCore.QObject, signal: str, *target: Any) -> bool:
     def call(*arguments: Any) -> None:
         function(*arguments[:count])
 
-    bound_signal = _host_signal(obj, signature)
-    if bound_signal is not None:
-        bound_signal.connect(call)
-    elif _object_getattribute(obj, "metaObject")().indexOfSignal(signature) >= 0:
-        QtCore.QObject.connect(obj, "2" + signature, call)
-    else:
+    bound_signal = _signal(obj, signature)
+    if bound_signal is None:
         unknown_signals.append(f"{signal} on {type(obj).__name__}")
         sys.stderr.write(f"PythonQt: QObject::connect() signal '{signal}' does not exist on {type(obj).__name__}\n")
         return False
+    bound_signal.connect(call)
     key = (shiboken6.getCppPointer(obj)[0], signature)
     if key not in _connections:
         _forget_when_destroyed(obj)
-    _connections.setdefault(key, []).append((function, call))
+    _connections.setdefault(key, []).append((function, lambda: bound_signal.disconnect(call)))
     return True
 
 
@@ -249,11 +275,7 @@ def _disconnect(obj: QtCore.QObject, signal: str, *target: Any) -> bool:
     made = _connections.get((shiboken6.getCppPointer(obj)[0], signature), [])
     matching = [pair for pair in made if function is None or pair[0] == function]
     for pair in matching:
-        bound_signal = _host_signal(obj, signature)
-        if bound_signal is not None:
-            bound_signal.disconnect(pair[1])
-        else:
-            QtCore.QObject.disconnect(obj, "2" + signature, pair[1])
+        pair[1]()
         made.remove(pair)
     return bool(matching)
 
@@ -343,12 +365,17 @@ def install() -> None:
         raise RuntimeError(msg)
     _make_constants_immortal()
     QtCore.QObject._host_installed = True
-    QtCore.QObject.__getattribute__ = _getattribute
     for module in (QtCore, QtGui, QtWidgets):
         for name in dir(module):  # not vars(): PySide6 creates its classes on first access
             cls = getattr(module, name)
-            if isinstance(cls, type) and issubclass(cls, QtCore.QObject):
+            if not isinstance(cls, type) or not issubclass(cls, QtCore.QObject):
+                continue
+            if "__getattribute__" in vars(cls):
+                _getattribute_of_class[cls] = cls.__getattribute__
+            if cls is not QtCore.QObject:
                 cls.__setattr__ = _setattr
+    for cls in _getattribute_of_class:
+        cls.__getattribute__ = _getattribute
     for cls in (QtWidgets.QDialog, QtWidgets.QMenu, QtCore.QEventLoop, QtGui.QDrag, QtWidgets.QApplication):
         if not hasattr(cls, "exec_"):
             cls.exec_ = cls.exec

@@ -14,6 +14,13 @@ install_calls: list[dict[str, Any]] = []
 decline_install = False
 
 
+def check_state(new_state: str) -> None:
+    """Raise ValueError for an unknown state."""
+    if new_state not in STATES:
+        msg = f"Unknown state of PyTorch '{new_state}'; expected one of {STATES}"
+        raise ValueError(msg)
+
+
 def configure(new_state: str) -> None:
     """Choose the state.
 
@@ -22,9 +29,7 @@ def configure(new_state: str) -> None:
             "installed": torch is this Python's own.
     """
     global state, decline_install
-    if new_state not in STATES:
-        msg = f"Unknown state of PyTorch '{new_state}'; expected one of {STATES}"
-        raise ValueError(msg)
+    check_state(new_state)
     state, decline_install = new_state, False
     install_calls.clear()
     sys.modules["PyTorchUtils"] = None if new_state == "missing" else sys.modules[__name__]  # type: ignore[assignment]
