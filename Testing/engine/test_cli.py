@@ -164,8 +164,6 @@ class TestTranslate:
             raise Cancelled
 
         monkeypatch.setattr(pipeline, "translate", cancel)
-        result = run("translate", scan, "-o", tmp_path / "new" / ".." / "out.nii.gz", "--model", model, "--json")
-        assert result.exit_code in (2, 130)
         result = run("translate", scan, "-o", tmp_path / "out.nii.gz", "--model", model, "--json")
         assert result.exit_code == 130
         assert events(result)[-1]["kind"] == "Cancelled"
@@ -188,15 +186,24 @@ class TestAllOrNothing:
         assert list(folder.iterdir()) == []
 
     def test_what_was_there_before_survives_a_failure(
-        self, scan: Path, model: str, calls: list, tmp_path: Path
+        self, scan: Path, model: str, calls: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        folder = tmp_path / "results"
-        (folder / "out.json" / "in the way").mkdir(parents=True)  # a folder where the sidecar should go
-        (folder / "out.nii.gz").write_bytes(b"precious")
-        (folder / "unsure.nii.gz").mkdir()
-        (folder / "unsure.nii.gz" / "x").write_text("")
-        result = run("translate", scan, "-o", folder / "out.nii.gz", "--model", model)
-        assert (folder / "out.nii.gz").read_bytes() == b"precious" or result.exit_code == 0
+        monkeypatch.setattr("scorefusion.cli.translate.write_json", lambda *_: None)  # so it cannot be put in place
+        out = tmp_path / "out.nii.gz"
+        out.write_bytes(b"precious")
+        result = run("translate", scan, "-o", out, "--model", model)
+        assert result.exit_code == 2
+        assert "could not be written" in result.stderr
+        assert out.read_bytes() == b"precious"
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".scorefusion")]
+
+    def test_a_folder_in_the_way_is_never_touched(self, scan: Path, model: str, calls: list, tmp_path: Path) -> None:
+        (tmp_path / "out.json" / "inside").mkdir(parents=True)
+        result = run("translate", scan, "-o", tmp_path / "out.nii.gz", "--model", model)
+        assert result.exit_code == 2
+        assert "is a folder" in result.stderr
+        assert calls == []
+        assert (tmp_path / "out.json" / "inside").is_dir()
 
     def test_an_older_result_is_replaced(self, scan: Path, model: str, calls: list, tmp_path: Path) -> None:
         for _ in range(2):

@@ -25,10 +25,13 @@ def sidecar_path(output: Path) -> Path:
     return output.with_suffix(".json")
 
 
-def check_distinct(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
-    """Refuse two outputs in one file, and an output that would replace an input."""
+def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Refuse two outputs in one file, an output that would replace an input, and one whose name is a folder's."""
     seen: set[Path] = set()
     for output in outputs:
+        if output.is_dir():
+            msg = f"{str(output)!r} is a folder. Choose another name for the output."
+            raise RequestError(msg)
         resolved = output.resolve()
         if resolved in seen:
             msg = f"{str(output)!r} would be written twice. Give every output its own name."

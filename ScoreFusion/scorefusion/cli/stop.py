@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from scorefusion.errors import Cancelled
 
@@ -42,7 +43,9 @@ class Stop:
         self._finished = threading.Event()
         self._saving = threading.Lock()
         self._temporary: set[Path] = set()
-        self._may_raise = True
+        self._found_handlers: dict[int, Any] = {}
+        self._shielded = False
+        self._raised = False
 
     def requested(self) -> bool:
         """Whether somebody asked for the work to end."""
@@ -52,13 +55,14 @@ class Stop:
     def shield(self) -> Iterator[None]:
         """A short stretch that is not interrupted: the files of a result appear together or not at all."""
         with self._saving:
-            self._may_raise = False
+            self._shielded = True
             try:
                 if self.requested():
+                    self._raised = True
                     raise Cancelled(_MESSAGE)
                 yield
             finally:
-                self._may_raise = True
+                self._shielded = False
 
     @contextmanager
     def temporary(self, folder: Path) -> Iterator[Path]:
@@ -72,9 +76,9 @@ class Stop:
             self._temporary.discard(folder)
 
     def __enter__(self) -> Stop:
-        self._found_handlers = {}
         for number in _SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup and background jobs ignore some on purpose
+            # nohup and background jobs ignore some on purpose; None is a handler that Python did not install.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 self._found_handlers[number] = signal.signal(number, self._on_signal)
         self._awake, wake = socket.socketpair()
         wake.setblocking(False)
@@ -86,7 +90,7 @@ class Stop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._may_raise = False
+        self._raised = True  # too late for an interruption
         self._finished.set()
         signal.set_wakeup_fd(self._found_wakeup)
         for number, handler in self._found_handlers.items():
@@ -95,10 +99,9 @@ class Stop:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Runs in the main thread: interrupts it once, and leaves the unwinding alone."""
-        first = not self._requested.is_set() or self._may_raise
         self._requested.set()
-        if first and self._may_raise:
-            self._may_raise = False
+        if not (self._shielded or self._raised):
+            self._raised = True
             raise Cancelled(_MESSAGE)
 
     def _watch_signals(self) -> None:

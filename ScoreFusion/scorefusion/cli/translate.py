@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scorefusion.cli.console import listening
-from scorefusion.cli.outputs import check_distinct, sidecar_path, staged_outputs, write_json
+from scorefusion.cli.outputs import check_outputs, sidecar_path, staged_outputs, write_json
 from scorefusion.cli.stop import Stop
 from scorefusion.errors import RequestError
 
@@ -85,7 +85,7 @@ def translate(
         sidecar = sidecar_path(output)
         extra = _named_inputs(inputs or [])
         wanted_spacing = _parse_spacing(spacing)
-        check_distinct([volume, *extra.values()], [output, sidecar, *([uncertainty] if uncertainty else [])])
+        check_outputs([volume, *extra.values()], [output, sidecar, *([uncertainty] if uncertainty else [])])
         from scorefusion.volume import check_output_path
 
         for path in (output, uncertainty):
