@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 DONE := $(VENV)/.done
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 OUTPUT := demo-output
+# For example --quick: a small block of the head instead of the whole.
+DEMO_OPTIONS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast lint clean
@@ -22,7 +24,7 @@ help:
 	@echo "make clean      remove what these made"
 
 demo: $(DONE)/demo
-	@$(BIN)/python -m scorefusion.evaluation.demo --output $(OUTPUT)
+	@$(BIN)/python -m scorefusion.evaluation.demo --output $(OUTPUT) $(DEMO_OPTIONS)
 	@echo "The pictures are in $(CURDIR)/$(OUTPUT)"
 
 test: lint $(DONE)/system
