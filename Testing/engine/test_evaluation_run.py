@@ -29,6 +29,7 @@ from scorefusion.evaluation.report import markdown  # noqa: E402
 from scorefusion.evaluation.simulate import Setting, simulate  # noqa: E402
 from scorefusion.fusion import InputRule, Member, PlaneEnsemble, ScoreFusion, make_volume_network  # noqa: E402
 from scorefusion.model import fusion_state  # noqa: E402
+from scorefusion.pipeline import translate  # noqa: E402
 from scorefusion.planes import Plane  # noqa: E402
 from scorefusion.unet import UNet, UNetConfig  # noqa: E402
 from scorefusion.volume import Volume, read_volume, write_volume  # noqa: E402
@@ -239,6 +240,15 @@ class TestLearned:
         assert (found["average+proj@fast"].cost.volume_passes, found["fusion+proj@fast"].cost.volume_passes) == (0, 1)
         assert found["average+proj@uncertainty"].cost.slice_passes == 6 * found["average+proj@fast"].cost.slice_passes
         assert found["average+proj@uncertainty"].calibration is not None
+
+    def test_what_is_scored_is_what_users_get(self, random_bundle: Bundle, datalist: Path) -> None:
+        subject = prepare(suite_of(datalist).cases[0], Setting.parse("thick3.75"))
+        method = choose_methods(learned_methods(random_bundle, device="cpu", seed=3), ["fusion+proj@balanced"])[0]
+        scored = method.restore(subject.scan, subject.truth).data.numpy()
+        spacing = subject.truth.spacing
+        given = translate(subject.scan.volume, random_bundle, preset="balanced", spacing=spacing, seed=3, device="cpu")
+        assert given.volume.grid.is_close(subject.truth.grid)
+        assert np.abs(given.volume.data[0] - scored).max() < 1e-3 * scored.max()
 
     def test_an_unknown_method_or_plan_is_named(self, random_bundle: Bundle) -> None:
         with pytest.raises(RequestError, match="no method 'magic'"):
