@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from loop_probe import LoopProbe
-from module_host import MODULE, ROOT, SCREENSHOTS
+from module_host import MODULE, ROOT, SCREENSHOTS, thick_head
 
 slicer = pytest.importorskip("slicer")
 
@@ -56,6 +58,39 @@ class TestLoop:
         assert probe.busy < 0.1
         is_quiet = os.getloadavg()[0] < (os.cpu_count() or 1)
         assert probe.wall < 0.1 or not is_quiet
+
+
+class TestTinyModel:
+    """The real engine with a network of a few weights: the two sides understand each other."""
+
+    def test_a_click_runs_the_engine(self, host: Any, tiny_bundle: Any, models_folder: Path) -> None:
+        shutil.copytree(tiny_bundle.folder, models_folder / tiny_bundle.id, dirs_exist_ok=True)
+        node = thick_head()
+        widget = host.open(host.load_module(MODULE))
+        widget.ui.modelSelector.setCurrentIndex(widget.panel.models.ids().index(tiny_bundle.id))
+        widget.panel.conditions.selectors[tiny_bundle.section["conditions"][0]["name"]].setCurrentNode(node)
+        widget.ui.uncertaintyCheckBox.setChecked(True)
+        assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
+        widget.ui.applyButton.click()
+        result = finish(host, widget)
+        assert slicer.util.arrayFromVolume(result.node).shape == (32, 30, 24)
+        assert result.uncertainty is not None
+        assert result.node.GetAttribute("ScoreFusion.ModelId") == tiny_bundle.id
+        assert "Largest difference to the measured voxels" in widget.ui.qualityLabel.text
+        assert not list(Path(slicer.app.temporaryPath).glob("ScoreFusion-*"))
+
+    def test_cancel_reaches_the_engine(self, host: Any, tiny_bundle: Any, models_folder: Path) -> None:
+        shutil.copytree(tiny_bundle.folder, models_folder / tiny_bundle.id, dirs_exist_ok=True)
+        widget = host.open(host.load_module(MODULE))
+        job = widget.logic.start(thick_head(), model=tiny_bundle.id, steps=90, samples=60)
+        host.wait_until(lambda: job.state.value == "running" or not job.state.is_busy, timeout=120)
+        assert job.state.is_busy, job.error
+        started = time.monotonic()
+        job.cancel()
+        host.wait_until(lambda: not job.state.is_busy, timeout=20)
+        assert time.monotonic() - started < 3.0
+        assert job.result is None
+        assert job.error is None
 
 
 @pytest.mark.slow

@@ -199,6 +199,15 @@ class TestWarnings:
         assert expected in widget.ui.warningsLabel.text
         assert widget.ui.applyButton.enabled  # advice only
 
+    def test_little_memory_is_told(self, widget: Any) -> None:
+        from ScoreFusionLib.logic.devices import Device
+
+        choose_model(widget, "test-sr")
+        choose_input(widget, "image", thick_head())
+        widget.panel.devices._show([Device("auto", "Automatic"), Device("cuda:0", "GPU", memory=8 << 30, free=1 << 30)])
+        widget.panel.refresh()
+        assert "Only 1.0 GB of memory are free" in widget.ui.warningsLabel.text
+
     def test_a_fitting_volume_gives_no_warning(self, widget: Any) -> None:
         choose_model(widget, "test-sr")
         choose_input(widget, "image", thick_head())

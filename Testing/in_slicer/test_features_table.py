@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CELLS = [
-    line.split("|")[3]
-    for line in (ROOT / "docs" / "features.md").read_text(encoding="utf-8").splitlines()
-    if line.count("|") > 8
-]
+LINES = (ROOT / "docs" / "features.md").read_text(encoding="utf-8").splitlines()
+CELLS = [line.split("|")[3] for line in LINES if line.count("|") > 8]
 NAMED = [name for cell in CELLS for name in re.findall(r"`([\w/]+\.py[^`]*|::\w+)`", cell)]
 
 
