@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
@@ -51,6 +52,18 @@ class TestEventLoop:
         node.Modified()
         assert [error.split(":")[0] for error in host.errors] == ["ZeroDivisionError", "KeyError", "ValueError"]
         host.errors.clear()
+
+    def test_warnings_of_qt_and_unknown_signals_are_kept(self, host, capfd) -> None:
+        widget = qt.QWidget()
+        qt.QVBoxLayout(widget)
+        qt.QVBoxLayout(widget)
+        widget.connect("nothing()", print)
+        assert "already has a layout" in host.qt_messages[0]
+        assert host.unknown_signals == ["nothing() on QWidget"]
+
+    def test_the_clipboard(self, host) -> None:
+        slicer.app.clipboard().setText("copied")
+        assert qt.QApplication.clipboard().text() == "copied"
 
     def test_only_one_host_is_open(self, host) -> None:
         with pytest.raises(RuntimeError, match="open already"):
@@ -212,6 +225,18 @@ class TestPackages:
 
         slicer.util.pip_install("something")
         assert slicer.packaging.calls == [{"function": "pip_install", "requirements": "something"}]
+
+    def test_slicer_before_5_12(self) -> None:
+        with Host(version=(5, 10)) as host:
+            with pytest.raises(ImportError):
+                importlib.import_module("slicer.packaging")
+            slicer.util.pip_install("something")
+            assert host.pip_calls == [{"function": "pip_install", "requirements": "something"}]
+            with pytest.raises(TypeError):
+                slicer.util.launchConsoleProcess(["true"], blocking=False)
+            assert slicer.app.minorVersion == 10
+        with Host() as host:
+            assert importlib.import_module("slicer.packaging").calls == host.pip_calls == []
 
     def test_pytorch_missing(self) -> None:
         with Host(torch="missing"), pytest.raises(ImportError):

@@ -134,6 +134,17 @@ class TestSetup:
         bind(node, slider, Annotated[float, WithinRange(-1, 3), Decimals(4), SingleStep(0.5)])
         assert (slider.minimum, slider.maximum, slider.decimals, slider.singleStep) == (-1, 3, 4, 0.5)
 
+    def test_a_fine_range_is_not_rounded_to_the_old_decimals(self, node) -> None:
+        box = qt.QDoubleSpinBox()  # shows two decimals at first
+        bind(node, box, Annotated[float, WithinRange(0.001, 0.009), Decimals(3)], default=0.002)
+        assert (box.minimum, box.maximum, box.value) == (0.001, 0.009, 0.002)
+
+    def test_an_unbounded_number_is_unbounded_in_the_widget(self, node) -> None:
+        box = qt.QDoubleSpinBox()
+        p = bind(node, box, float)
+        box.value = -1e12
+        assert p.v == -1e12
+
     def test_whole_numbers_have_no_decimals(self, node) -> None:
         slider = ctk.ctkSliderWidget()
         bind(node, slider, Annotated[int, BOUNDED])
@@ -244,6 +255,13 @@ class TestFlow:
         p.AddObserver("ModifiedEvent", lambda caller, event: seen.append(p.text))
         gui.edit.text = "once"
         assert seen == ["once"]
+
+    def test_typing_in_the_middle_moves_the_cursor_as_in_slicer(self, node) -> None:
+        p, gui = self.make(node)
+        p.connectGui(gui)
+        gui.edit.cursorPosition = 1
+        gui.edit.insert("x")
+        assert (p.text, gui.edit.cursorPosition) == ("sxtart", 6)
 
     def test_a_direct_write_to_the_node_reaches_the_widgets(self, node) -> None:
         p, gui = self.make(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -263,6 +264,17 @@ class SlicerApplication(Signals):
     quit = exit  # noqa: A003
 
 
+# What Qt itself warned of, such as a layout that is set twice.
+qt_messages: list[str] = []
+_HARMLESS = ("This plugin does not support propagateSizeHints",)
+
+
+def _on_qt_message(kind: QtCore.QtMsgType, context: Any, message: str) -> None:
+    if not message.startswith(_HARMLESS):
+        qt_messages.append(message)
+        sys.stderr.write(message + "\n")
+
+
 def make_qt_application() -> QtWidgets.QApplication:
     """Return the QApplication of this process, made at the first call: drawn to memory, with a plain style."""
     application = QtWidgets.QApplication.instance()
@@ -270,6 +282,7 @@ def make_qt_application() -> QtWidgets.QApplication:
         application = QtWidgets.QApplication(["Slicer"])
         QtCore.QCoreApplication.setOrganizationName("NA-MIC")
         QtCore.QCoreApplication.setApplicationName("Slicer")
+        QtCore.qInstallMessageHandler(_on_qt_message)
         QtWidgets.QApplication.setStyle("Fusion")  # the style that looks the same everywhere
     return application
 

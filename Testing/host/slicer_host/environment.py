@@ -26,10 +26,11 @@ def make_importable() -> None:
     sys.modules["qt"], sys.modules["ctk"] = qt, ctk
 
 
-def prepare(torch: str, folder: Path) -> None:
+def prepare(version: tuple[int, int], torch: str, folder: Path) -> None:
     """Set up what depends on the host: sample data, the PyTorch extension, PythonSlicer.
 
     Args:
+        version: (major, minor) of Slicer.
         torch: "missing", "not installed" or "installed".
         folder: empty folder of this host.
     """
@@ -43,11 +44,17 @@ def prepare(torch: str, folder: Path) -> None:
     import slicer.packaging
 
     slicer.packaging.reset()
+    from slicer_host import older_slicer
+
+    older_slicer.hide_newer(version)
     _act_as_launcher(folder)
 
 
 def restore() -> None:
     """Undo `prepare`."""
+    from slicer_host import older_slicer
+
+    older_slicer.show_again()
     for name, value in _saved.items():
         if value is None:
             os.environ.pop(name, None)

@@ -12,8 +12,8 @@ from typing import Any
 import slicer
 import slicer.util
 
-from slicer_host import dialogs, environment, palette, pythonqt, pytorch_utils
-from slicer_host.app import SlicerApplication, make_qt_application
+from slicer_host import dialogs, environment, older_slicer, palette, pythonqt, pytorch_utils
+from slicer_host.app import SlicerApplication, make_qt_application, qt_messages
 from slicer_host.heartbeat import Heartbeat
 from slicer_host.io_manager import CoreIOManager
 from slicer_host.layout import LayoutManager
@@ -27,13 +27,14 @@ from PySide6 import QtCore, QtWidgets
 
 
 class Host:
-    """A small Slicer without its main window.
+    """A small Slicer.
 
     Only one host is open at a time, since `slicer.app`, `slicer.mrmlScene` and `slicer.modules` are global:
     `close()` it, or use it as a context manager.
 
     Args:
-        version: (major, minor) of the Slicer that is imitated.
+        version: (major, minor) of the Slicer that is imitated; before 5.12 what came with it is missing (see
+            older_slicer.py).
         testing: what `slicer.app.testingEnabled()` says; message boxes are answered by themselves if True.
         main_window: make the window that `slicer.util.mainWindow()` returns. Without it, as under `--no-main-window`,
             information boxes are only logged.
@@ -58,7 +59,9 @@ class Host:
         self.errors: list[str] = []
         self.dialogs = dialogs.desk
         self.dialogs.clear()
-        pythonqt.unknown_signals.clear()
+        self.unknown_signals, self.qt_messages = pythonqt.unknown_signals, qt_messages
+        self.unknown_signals.clear()
+        self.qt_messages.clear()
         self._previous_excepthook = sys.excepthook
         sys.excepthook = self._on_error
         self._qt = make_qt_application()
@@ -66,17 +69,17 @@ class Host:
         self.app.setTestingEnabled(testing)
         self._parts = SceneParts(self.app.cachePath)
         self.scene = self._parts.scene
-        self._start_application(torch)
+        self._start_application(version, torch)
         if main_window:
             self._main_window = MainWindow(self)
             self._main_window.show()
         self._heartbeat = Heartbeat()
 
-    def _start_application(self, torch: str) -> None:
+    def _start_application(self, version: tuple[int, int], torch: str) -> None:
         slicer.app = self.app
         slicer.modules = SimpleNamespace()
         slicer.selfTests = {}
-        environment.prepare(torch, Path(self.app.temporaryPath))
+        environment.prepare(version, torch, Path(self.app.temporaryPath))
         logic = self._parts.application_logic
         self.app._scene = self.scene
         self.app._application_logic = logic
@@ -96,6 +99,11 @@ class Host:
         """Record an exception that left a slot, a timer or an observer: in Slicer it only appears in the log."""
         self.errors.append(f"{kind.__name__}: {error}")
         self._previous_excepthook(kind, error, trace)
+
+    @property
+    def pip_calls(self) -> list[dict[str, Any]]:
+        """What modules wanted to install, by `slicer.packaging` or `slicer.util.pip_install`."""
+        return older_slicer.pip_calls()
 
     # --- modules ---
 

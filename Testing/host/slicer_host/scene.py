@@ -69,12 +69,14 @@ class SceneParts:
     def close(self) -> None:
         """Empty the scene and let the logics go."""
         self.scene.RemoveObserver(self._hierarchy_observer)
+        vtk.vtkObject.GlobalWarningDisplayOff()  # the hierarchy complains that its scene goes
         self.scene.Clear(1)
         for name, logic in self.logics.items():
-            if name != "subjecthierarchy":  # it complains when its scene goes
+            if name != "subjecthierarchy":
                 logic.SetMRMLScene(None)
         self.scene.SetDataIOManager(None)
         self.scene.SetCacheManager(None)
         self.slice_logics.RemoveAllItems()
         self.view_logics.RemoveAllItems()
         self.application_logic.SetMRMLScene(None)
+        vtk.vtkObject.GlobalWarningDisplayOn()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import logging
 import typing
 from typing import Any
 
@@ -150,7 +151,9 @@ class CheckableButtonConnector(_SignalConnector):
     widgets, kinds, signal = (qt.QPushButton, ctk.ctkCheckablePushButton), (bool,), "toggled(bool)"
 
     def prepare(self) -> None:
-        self._widget.checkable = True
+        if not self._widget.checkable:
+            logging.warning("Making push button %s checkable, to show a bool", self._widget.name)
+            self._widget.checkable = True
 
     def read(self) -> bool:
         return self._widget.checked
@@ -170,21 +173,19 @@ class _NumberConnector(_SignalConnector):
         if self.must_be_bounded and (low is None or high is None):
             msg = f"Cannot have a non-fully-bounded numeric type for {type(self._widget).__name__}"
             raise RuntimeError(msg)
-        self._widget.minimum = self.lowest() if low is None else low
-        self._widget.maximum = self.highest() if high is None else high
-        if self.has_decimals and self.kind is int:
-            self._widget.decimals = 0
         decimals, step = find(self.annotations, Decimals), find(self.annotations, SingleStep)
-        if decimals is not None and self.has_decimals:
-            self._widget.decimals = decimals.value
+        if self.has_decimals and (decimals is not None or self.kind is int):
+            self._widget.decimals = 0 if self.kind is int else decimals.value  # before the range, which is rounded
         if step is not None:
             self._widget.singleStep = step.value
+        self._widget.minimum = self.lowest() if low is None else low
+        self._widget.maximum = self.highest() if high is None else high
 
     def lowest(self) -> float:
-        return -(2.0**31)
+        return float("-inf")
 
     def highest(self) -> float:
-        return 2.0**31 - 1
+        return float("inf")
 
     def read(self) -> Any:
         return self.kind(self._widget.value)
@@ -303,8 +304,7 @@ class LineEditConnector(_SignalConnector):
         return self._widget.text
 
     def write(self, value: str) -> None:
-        if self._widget.text != value:  # would move the cursor
-            self._widget.text = value
+        self._widget.text = value  # even if it is the same, which moves the cursor to the end, as in Slicer
 
 
 @parameterNodeGuiConnector
@@ -317,8 +317,7 @@ class TextEditConnector(_SignalConnector):
         return self._widget.toPlainText()
 
     def write(self, value: str) -> None:
-        if self._widget.toPlainText() != value:
-            self._widget.setPlainText(value)
+        self._widget.setPlainText(value)
 
 
 @parameterNodeGuiConnector
