@@ -47,7 +47,7 @@ clean:
 $(DONE)/venv:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else \
 	  "ScoreFusion needs Python 3.10 to 3.13, this is %d.%d. Choose one: make PYTHON=python3.12 ..." % v)'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  $(PYTHON) -m pip install -qq --disable-pip-version-check virtualenv && $(PYTHON) -m virtualenv -q $(VENV); }
 	@mkdir -p $(DONE) && touch $@
 
