@@ -128,6 +128,7 @@ class ScoreFusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndClose(self, caller, event):
         """The scene is empty again."""
+        self.panel.forget_result()
         if self.parent.isEntered:
             self.initializeParameterNode()
 

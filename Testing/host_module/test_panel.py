@@ -266,7 +266,8 @@ class TestModels:
         from ScoreFusionLib.logic import devices
 
         report = (
-            '{"devices": [{"name": "cpu", "description": "8 cores", "memory_total": 17179869184,'
+            '{"models": [{"id": "test-flair", "presets": {"fast": {"seconds": 48}}}],'
+            ' "devices": [{"name": "cpu", "description": "8 cores", "memory_total": 17179869184,'
             ' "memory_free": 8589934592, "problem": null, "chosen": false}, {"name": "cuda:0", "description": "RTX",'
             ' "memory_total": 25769803776, "memory_free": 2147483648, "problem": null, "chosen": true}]}'
         )
@@ -277,5 +278,6 @@ class TestModels:
         host.wait_until(lambda: widget.ui.deviceSelector.count == 3, timeout=20)
         assert widget.ui.deviceSelector.itemText(0) == "Automatic: cuda:0 (2.0 of 24.0 GB free)"
         assert widget.ui.deviceSelector.itemText(1) == "cuda:0 - RTX (2.0 of 24.0 GB free)"
+        assert "About 48 s for a whole head on this computer." in widget.ui.presetNote.text
         widget.ui.deviceSelector.setCurrentIndex(2)
         assert widget._parameterNode.device == "cpu"

@@ -88,6 +88,12 @@ class TestClickThrough:
         finished.ui.compareButton.setChecked(False)
         assert slicer.app.layoutManager().layout != LAYOUT_ID
 
+    def test_closing_the_scene_takes_the_result_from_the_panel(self, host: Any, finished: Any) -> None:
+        host.close_scene()
+        assert finished.ui.qualityLabel.text == "No result yet."
+        assert not finished.ui.compareButton.enabled
+        assert slicer.app.layoutManager().layout != LAYOUT_ID
+
     def test_a_second_run_into_the_same_volume_replaces_it(self, host: Any, finished: Any) -> None:
         node = finished.panel.run.job.result.node
         finished.ui.outputSelector.setCurrentNode(node)
@@ -143,6 +149,7 @@ class TestCancel:
         host.leave()
         host.wait_until(lambda: not widget.panel.run.is_busy, timeout=SECONDS)
         assert widget.panel.run.job.result is not None
+        assert slicer.app.layoutManager().layout != LAYOUT_ID  # the user is busy elsewhere
         widget.enter()
         assert "made in" in widget.ui.qualityLabel.text
 

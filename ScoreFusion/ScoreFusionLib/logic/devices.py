@@ -50,11 +50,13 @@ def automatic(chosen: Device | None) -> Device:
 class DeviceProbe:
     """Runs `scorefusion doctor --json` beside the GUI.
 
-    Signal: `found(list of Device)`; without an answer (torch missing, say) the list is [Automatic, CPU].
+    Signals: `found(list of Device)`; without an answer (torch missing, say) the list is [Automatic, CPU]. And
+    `estimated(seconds by model and preset)`, for a whole head on this computer.
     """
 
     def __init__(self) -> None:
         self.found = Signal()
+        self.estimated = Signal()
         self._worker: Worker | None = None
         self._folder: Path | None = None
         self._timer: Any = None
@@ -95,6 +97,7 @@ class DeviceProbe:
             text = (self._folder / "events.jsonl").read_text(encoding="utf-8", errors="replace")
         self._clean()
         self.found.emit(devices_from_report(text))
+        self.estimated.emit(estimates_from_report(text))
 
     def _clean(self) -> None:
         if self._timer is not None:
@@ -127,6 +130,20 @@ def devices_from_report(text: str) -> list[Device]:
     except (ValueError, KeyError, TypeError, AttributeError):
         devices = []
     return [automatic(devices[0] if devices else None), *(devices or [Device("cpu", "CPU")])]
+
+
+def estimates_from_report(text: str) -> dict[tuple[str, str], float]:
+    """Return (model id, preset) to seconds for a whole head, as far as a `doctor --json` report knows them."""
+    try:
+        models = json.loads(text[text.index("{") :]).get("models", [])
+        return {
+            (str(model["id"]), str(name)): float(preset["seconds"])
+            for model in models
+            for name, preset in model.get("presets", {}).items()
+            if preset.get("seconds")
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _title(entry: dict[str, Any]) -> str:

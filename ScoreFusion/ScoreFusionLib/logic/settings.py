@@ -17,11 +17,7 @@ class Preset(enum.Enum):
 
     def label(self) -> str:
         """Return the text of the menu."""
-        return {
-            Preset.FAST: _("Fast: a preview"),
-            Preset.BALANCED: _("Balanced"),
-            Preset.BEST: _("Best: takes its time"),
-        }[self]
+        return {Preset.FAST: _("Fast"), Preset.BALANCED: _("Balanced"), Preset.BEST: _("Best")}[self]
 
 
 class Frames(enum.Enum):

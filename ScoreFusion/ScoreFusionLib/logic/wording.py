@@ -36,6 +36,20 @@ def duration(seconds: float) -> str:
     return _("{minutes} min {seconds} s").format(minutes=int(seconds // 60), seconds=int(seconds % 60))
 
 
+def estimate(seconds: float | None) -> str:
+    """Return how long a whole head will take here; empty while that is not known.
+
+    >>> estimate(48.0), estimate(700.0), estimate(None)
+    ('About 48 s for a whole head on this computer.', 'About 12 min for a whole head on this computer.', '')
+    """
+    if seconds is None:
+        return ""
+    text = _("{seconds:.0f} s").format(seconds=seconds)
+    if seconds >= 90:
+        text = _("{minutes:.0f} min").format(minutes=seconds / 60)
+    return _("About {time} for a whole head on this computer.").format(time=text)
+
+
 def state_text(state: RunState, stage: str, left: str) -> str:
     """Return the line under the progress bar."""
     if state is RunState.STARTING:

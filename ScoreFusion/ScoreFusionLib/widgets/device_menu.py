@@ -9,7 +9,7 @@ from ScoreFusionLib.logic.signal import Signal
 
 
 class DeviceMenu:
-    """Signal: `chosen(device name)`, when the user picks one."""
+    """Signals: `chosen(device name)`, when the user picks one; `estimated()`, when times are known."""
 
     def __init__(self, ui: Any) -> None:
         self.chosen = Signal()
@@ -17,6 +17,8 @@ class DeviceMenu:
         self._wanted = "auto"
         self._probe: DeviceProbe | None = None
         self._devices: list[Device] = []
+        self._seconds: dict[tuple[str, str], float] = {}
+        self.estimated = Signal()
         self._show(devices_from_report(""))
         self._selector.connect("currentIndexChanged(int)", self._on_index_changed)
 
@@ -33,7 +35,16 @@ class DeviceMenu:
         if self._probe is None:
             self._probe = DeviceProbe()
             self._probe.found.connect(self._show)
+            self._probe.estimated.connect(self._remember)
             self._probe.start()
+
+    def seconds_for(self, model_id: str, preset: str) -> float | None:
+        """Return how long a whole head takes here; None while that is not known."""
+        return self._seconds.get((model_id, preset))
+
+    def _remember(self, seconds: dict[tuple[str, str], float]) -> None:
+        self._seconds = seconds
+        self.estimated.emit()
 
     def select(self, name: str) -> None:
         """Show a device without telling anyone; also one that is not there, since a scene may come from elsewhere."""

@@ -16,6 +16,7 @@ from ScoreFusionLib.logic.results import JobResult
 from ScoreFusionLib.logic.sequences import frame_count
 from ScoreFusionLib.logic.settings import Contrast, Frames
 from ScoreFusionLib.logic.understanding import Understanding
+from ScoreFusionLib.logic.wording import estimate
 from ScoreFusionLib.widgets.condition_section import ConditionSection
 from ScoreFusionLib.widgets.device_menu import DeviceMenu
 from ScoreFusionLib.widgets.model_section import ModelSection
@@ -44,6 +45,7 @@ class Panel:
         self.result = ResultSection(ui)
         self.models.chosen.connect(self._on_model_chosen)
         self.devices.chosen.connect(self._on_device_chosen)
+        self.devices.estimated.connect(self.refresh)
         ui.applyButton.connect("clicked(bool)", lambda *_args: self.apply_or_cancel())
 
     # -- from the shell --------------------------------------------------------------------------------------------
@@ -69,6 +71,10 @@ class Panel:
             self._refresh()
         finally:
             self._refreshing = False
+
+    def forget_result(self) -> None:
+        """The scene was closed. Later, since Slicer restores its layout after it has told that the scene is closed."""
+        qt.QTimer.singleShot(0, self.result.forget)
 
     def close(self) -> None:
         """The module goes away: end the worker, stop asking, give the layout back."""
@@ -124,7 +130,7 @@ class Panel:
     def _on_finished(self, result: JobResult, base: Any) -> None:
         thick = self._understanding
         axis = thick.axis_names[thick.thick_axis] if thick is not None and thick.thick_axis is not None else None
-        self.result.show(result, base, axis)
+        self.result.show(result, base, axis, compare=self._parameters is not None)
         self.refresh()
 
     # -- between the sections --------------------------------------------------------------------------------------
@@ -168,7 +174,9 @@ class Panel:
     def _show_preset_note(self) -> None:
         model = self.models.model
         settings = model.presets.get(self._parameters.preset.value, {}) if model is not None else {}
-        note = str(settings.get("note", ""))
+        known = model is not None and self.devices.device is not None and self._parameters.device in ("auto", "")
+        seconds = self.devices.seconds_for(model.id, self._parameters.preset.value) if model is not None else None
+        note = " ".join(filter(None, [str(settings.get("note", "")), estimate(seconds) if known else ""]))
         self.ui.presetNote.setText(note)
         self.ui.presetNote.setVisible(bool(note))
 

@@ -33,8 +33,8 @@ class ResultSection:
         """The two views."""
         return self._view
 
-    def show(self, result: JobResult, input_node: Any, thick_axis_name: str | None) -> None:
-        """Show a result beside its input."""
+    def show(self, result: JobResult, input_node: Any, thick_axis_name: str | None, *, compare: bool = True) -> None:
+        """Show a result, beside its input if `compare`: not while the user is busy in another module."""
         self._input_id = input_node.GetID()
         self._orientation = orientation_for(thick_axis_name)
         node_id = result.node.GetID()
@@ -50,7 +50,7 @@ class ResultSection:
         self._ui.compareButton.setEnabled(True)
         if self._ui.compareButton.checked:
             self._on_compare(True)
-        else:
+        elif compare:
             self._ui.compareButton.setChecked(True)
 
     def forget(self) -> None:
