@@ -48,10 +48,32 @@ class TestModule:
         with pytest.raises(AssertionError, match="HostSampleTest"):
             module.instance.runTest()
 
+    def test_unloading_leaves_the_search_path_as_it_was(self, host, monkeypatch) -> None:
+        before = list(sys.path)
+        host.unload(host.load_module(SAMPLE))
+        assert sys.path == before
+        monkeypatch.syspath_prepend(str(SAMPLE.parent))  # a folder that was there before stays
+        host.unload(host.load_module(SAMPLE))
+        assert str(SAMPLE.parent) in sys.path
+
     def test_an_import_error_propagates(self, host, tmp_path) -> None:
         (tmp_path / "Broken.py").write_text("import nothing_of_this_name", encoding="utf-8")
         with pytest.raises(ModuleNotFoundError):
             host.load_module(tmp_path / "Broken.py")
+        assert "Broken" not in sys.modules
+
+    def test_unloading_forgets_the_library_unless_it_was_imported_before(self, host, tmp_path) -> None:
+        (tmp_path / "ThingLib").mkdir()
+        (tmp_path / "ThingLib" / "__init__.py").write_text("", encoding="utf-8")
+        text = "import ThingLib\nclass Thing:\n    def __init__(self, parent): pass\n"
+        (tmp_path / "Thing.py").write_text(text, encoding="utf-8")
+        module = host.load_module(tmp_path / "Thing.py")
+        library = sys.modules["ThingLib"]
+        host.unload(module)
+        assert "ThingLib" not in sys.modules
+        sys.modules["ThingLib"] = library
+        host.unload(host.load_module(tmp_path / "Thing.py"))
+        assert sys.modules.pop("ThingLib") is library
 
 
 class TestWidget:

@@ -19,7 +19,7 @@ from slicer_host.io_manager import CoreIOManager
 from slicer_host.layout import LayoutManager
 from slicer_host.layout_picture import draw_layout
 from slicer_host.main_window import MainWindow
-from slicer_host.modules import BuiltInModule, ScriptedModule, import_file
+from slicer_host.modules import BuiltInModule, ScriptedModule, forget_imports, import_file
 from slicer_host.scene import SceneParts
 
 # isort: split
@@ -170,14 +170,7 @@ class Host:
                 delattr(slicer.modules, name)
         slicer.selfTests.pop(module.name, None)
         manager.modules.pop(module.name, None)
-        folder = Path(module.path).parent
-        for name, python_module in list(sys.modules.items()):  # so that the next load sees fresh module state
-            file = getattr(python_module, "__file__", None)
-            is_own = name == module.name or name.split(".")[0] == f"{module.name}Lib"
-            if is_own and file and folder in Path(file).parents:
-                del sys.modules[name]
-        if str(folder) in sys.path:
-            sys.path.remove(str(folder))
+        forget_imports(module.name)
         manager.emit("moduleUnloaded(QString)", module.name)
 
     # --- time ---

@@ -135,10 +135,29 @@ class BuiltInModule:
         return self._logic
 
 
+# What loading a module brought: module name -> names in sys.modules before, and the folder if it was not on sys.path.
+_before_load: dict[str, tuple[set[str], str | None]] = {}
+
+
+def forget_imports(name: str) -> None:
+    """Forget a module and its library `<name>Lib`, so that the next load sees fresh state.
+
+    What was imported before the load stays: a test that holds it would otherwise see two copies.
+    """
+    before, added_folder = _before_load.pop(name)
+    for python_name in set(sys.modules) - before:
+        if python_name == name or python_name.split(".")[0] == f"{name}Lib":
+            del sys.modules[python_name]
+    if added_folder in sys.path:
+        sys.path.remove(added_folder)
+
+
 def import_file(path: Path) -> ModuleType:
     """Import a module's file under its own name, with its folder on `sys.path`, as the application does."""
     folder = str(path.parent)
-    if folder not in sys.path:
+    is_new = folder not in sys.path
+    _before_load[path.stem] = (set(sys.modules) - {path.stem}, folder if is_new else None)
+    if is_new:
         sys.path.insert(0, folder)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     python_module = importlib.util.module_from_spec(spec)
@@ -146,6 +165,6 @@ def import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(python_module)
     except BaseException:
-        del sys.modules[path.stem]
+        forget_imports(path.stem)
         raise
     return python_module

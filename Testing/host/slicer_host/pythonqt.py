@@ -377,5 +377,4 @@ def install() -> None:
     for cls in _getattribute_of_class:
         cls.__getattribute__ = _getattribute
     for cls in (QtWidgets.QDialog, QtWidgets.QMenu, QtCore.QEventLoop, QtGui.QDrag, QtWidgets.QApplication):
-        if not hasattr(cls, "exec_"):
-            cls.exec_ = cls.exec
+        cls.exec_ = cls.exec  # PySide6's own exec_ warns
