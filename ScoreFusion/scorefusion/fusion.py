@@ -14,6 +14,7 @@ conditions).
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -394,6 +395,32 @@ class FeatureAlignment(nn.Module):
         return self.layers[f"member{member}_scale{scale}"](stack)
 
 
+class AcquisitionPrior(nn.Module):
+    """What is the same in every voxel: plane weights and a gain, from noise level and acquisition alone.
+
+    Ours, beyond the paper. Which planes to believe follows first of all from how the scan was made: across thick slices
+    the planes that cut through them know more than the plane along them. And the mean of several careful predictions is
+    too careful, so it wants a gain. A few numbers a scan learn this from little data; the 3D network is left with what
+    differs between voxels. Zero-initialised like the rest, so that a fresh rule is still the plane average.
+    """
+
+    def __init__(self, members: int, context_size: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(2 * (context_size + 1), members, bias=False)
+        nn.init.zeros_(self.head.weight)
+
+    def features(self, alpha_bar: Tensor, context: Tensor | None) -> Tensor:
+        """`(B, 2 (context_size + 1))`: context and one, shared out between pure noise and no noise."""
+        level = (2.0 / math.pi) * torch.arccos(alpha_bar.float().clamp(0.0, 1.0).sqrt())[:, None]  # 1 = pure noise
+        known = torch.ones_like(level) if context is None else torch.cat([context, torch.ones_like(level)], dim=1)
+        return torch.cat([level * known, (1.0 - level) * known], dim=1)
+
+    def forward(self, alpha_bar: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`(B, P - 1, 1, 1, 1)` to add to the free weights, and the gain `(B, 1, 1, 1, 1)` added to the average's."""
+        values = self.head(self.features(alpha_bar, context))[:, :, None, None, None]
+        return values[:, :-1], values[:, -1:]
+
+
 class FeatureAccumulator:
     """Sums the aligned features of all members while their slices come in, so that 2D features are never all in
     memory."""
@@ -508,12 +535,20 @@ class ScoreFusion(FusionRule):
         ensemble: the plane networks.
         network: 3D U-Net with `volume_channels(C, P)` inputs and P outputs.
         alignment: feature injection, or None for scores only.
+        prior: weights by acquisition, or None to start every voxel at the average.
     """
 
-    def __init__(self, ensemble: PlaneEnsemble, network: UNet, alignment: FeatureAlignment | None = None) -> None:
+    def __init__(
+        self,
+        ensemble: PlaneEnsemble,
+        network: UNet,
+        alignment: FeatureAlignment | None = None,
+        prior: AcquisitionPrior | None = None,
+    ) -> None:
         super().__init__(ensemble)
         self.network = network
         self.alignment = alignment
+        self.prior = prior
         self.tile: tuple[int, int, int] | None = None  # voxels of a tile of the 3D network; None = the volume at once
         self.halo = 32  # voxels of surroundings that a tile sees on each side
 
@@ -545,8 +580,13 @@ class ScoreFusion(FusionRule):
             shown = predictions.mean(dim=1, keepdim=True).repeat(1, members, 1, 1, 1)
             shown[:, active] = predictions
         seen = self.rule.volume(x_t, inputs, shown)
-        output = self._network(seen, alpha_bar, self.rule.volume_vector(inputs), features)
+        context = self.rule.volume_vector(inputs)
+        output = self._network(seen, alpha_bar, context, features)
         free, correction = output[:, :-1], output[:, -1:]
+        if self.prior is not None:
+            common, gain = self.prior(alpha_bar, context)
+            free = free + common
+            correction = correction + gain * predictions.mean(dim=1, keepdim=True)
         weights = torch.cat([free, -free.sum(dim=1, keepdim=True)], dim=1)[:, active]
         if len(active) < members:
             weights = weights - weights.mean(dim=1, keepdim=True)

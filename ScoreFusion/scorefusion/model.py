@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from scorefusion.bundle import Bundle
 from scorefusion.errors import BundleError, RequestError
 from scorefusion.fusion import (
+    AcquisitionPrior,
     AlternatingPlanes,
     FeatureAlignment,
     FusionRule,
@@ -27,6 +28,7 @@ from scorefusion.unet import UNet, UNetConfig
 
 ALIGNMENT_PREFIX = "alignment."
 NETWORK_PREFIX = "network."
+PRIOR_PREFIX = "prior."
 Kind = TypeVar("Kind", bound=nn.Module)
 
 
@@ -122,7 +124,12 @@ def _load_fusion(ensemble: PlaneEnsemble, bundle: Bundle, entry: dict[str, Any])
     if aligned:
         alignment = _empty(FeatureAlignment, ensemble.plane_networks, ensemble.members, network)
         _load_weights(alignment, aligned, bundle, entry["file"])
-    return ScoreFusion(ensemble, network, alignment)
+    prior = None
+    learned = _part(state, PRIOR_PREFIX)
+    if learned:
+        prior = _empty(AcquisitionPrior, len(ensemble.members), ensemble.rule.volume_context_size)
+        _load_weights(prior, learned, bundle, entry["file"])
+    return ScoreFusion(ensemble, network, alignment, prior)
 
 
 def fusion_state(rule: ScoreFusion) -> dict[str, Tensor]:
@@ -130,6 +137,8 @@ def fusion_state(rule: ScoreFusion) -> dict[str, Tensor]:
     state = {NETWORK_PREFIX + key: value for key, value in rule.network.state_dict().items()}
     if rule.alignment is not None:
         state |= {ALIGNMENT_PREFIX + key: value for key, value in rule.alignment.state_dict().items()}
+    if rule.prior is not None:
+        state |= {PRIOR_PREFIX + key: value for key, value in rule.prior.state_dict().items()}
     return state
 
 

@@ -91,8 +91,8 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """The number format of the networks; everything around them stays float32.
 
     Args:
-        name: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``. ``auto`` is bfloat16 on GPUs that know it
-            natively and float32 elsewhere; it is never float16, which may overflow.
+        name: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``. ``auto`` is bfloat16 on GPUs and CPUs that
+            know it natively and float32 elsewhere; it is never float16, which may overflow.
         device: where the networks will run.
     """
     import torch
@@ -101,13 +101,24 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         msg = f"Unknown precision {name!r}. Use one of: {', '.join(PRECISIONS)}."
         raise RequestError(msg)
     if name == "auto":
-        native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if _knows_bfloat16(device) else torch.float32
     if name == "float16" and device.type == "cpu":
         msg = "Precision 'float16' is not available on the CPU. Use float32 or bfloat16, or a GPU."
         raise RequestError(msg)
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def _knows_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 natively; where it only emulates, float32 is faster."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch >= 2.5; private, so asked with care
+        return supported is not None and bool(supported())
+    return False
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from scorefusion.fusion import (
+    AcquisitionPrior,
     AlternatingPlanes,
     FeatureAccumulator,
     FeatureAlignment,
@@ -25,6 +26,7 @@ from scorefusion.fusion import (
 )
 from scorefusion.planes import Plane
 from scorefusion.schedule import NoiseSchedule
+from scorefusion.training.stages import fit_prior
 from scorefusion.unet import UNet, UNetConfig
 
 SHAPE = (11, 14, 17)  # lopsided, and nothing divides it
@@ -316,3 +318,45 @@ def test_wrong_channel_count_names_both_numbers() -> None:
     rule = InputRule(slab_radius=1)
     with pytest.raises(ValueError, match="8 input channels; its network 0 has 5"):
         PlaneEnsemble([_network(2, 5, 1, 0)], [Member(0, Plane.AXIAL)], rule)
+
+
+class TestAcquisitionPrior:
+    def _rule(self) -> ScoreFusion:
+        ensemble = _ensemble()
+        rule = _fusion(ensemble, fresh=True)
+        rule.prior = AcquisitionPrior(3, ensemble.rule.volume_context_size)
+        return rule
+
+    def test_a_fresh_prior_leaves_the_average_bit_for_bit(self) -> None:
+        rule = self._rule()
+        x_t, inputs = _inputs()
+        assert torch.equal(rule(x_t, inputs, LEVEL), PlaneAverage(rule.ensemble)(x_t, inputs, LEVEL))
+
+    def test_weights_sum_to_one_with_any_prior(self) -> None:
+        rule = self._rule()
+        assert rule.prior is not None
+        torch.nn.init.normal_(rule.prior.head.weight, std=0.3)
+        x_t, inputs = _inputs(shape=(8, 12, 16))
+        predictions, features = rule.ensemble.predict(x_t, inputs, LEVEL, alignment=rule.alignment)
+        weights, correction = rule.weights_and_correction(x_t, inputs, LEVEL, predictions, features)
+        assert weights.abs().max() > 0.05
+        assert torch.allclose(weights.sum(dim=1), torch.zeros(2, 8, 12, 16), atol=1e-5)
+        assert correction.abs().max() > 0.01
+
+    def test_least_squares_finds_the_plane_that_knows(self) -> None:
+        """One member right, two noisy: the fitted prior gives the weight to the first, and no gain."""
+        generator = torch.Generator().manual_seed(0)
+        grams = []
+        for _ in range(40):
+            truth = torch.randn(1, 500, generator=generator)
+            noisy = truth + torch.randn(2, 500, generator=generator)
+            images = torch.cat([truth, noisy, truth])
+            grams.append(images @ images.T / 500)
+        prior = AcquisitionPrior(3, 6)
+        acquisitions = torch.rand(40, 6, generator=generator)
+        level = torch.rand(40, generator=generator)
+        fitted, held_out = fit_prior(prior, torch.stack(grams), level, acquisitions, ridge=1e-6)
+        assert fitted < 0.05
+        assert held_out < 0.05
+        free, gain = prior(level, acquisitions)
+        assert torch.allclose(1 / 3 + free[:, 0].flatten() + gain.flatten() / 3, torch.ones(40), atol=0.1)

@@ -121,7 +121,7 @@ def thick(make_volume: Callable[..., Volume]) -> Volume:
 
 
 def _run(volume: Any, bundle: Bundle, **options: Any) -> Result:
-    return translate(volume, bundle, device="cpu", **options)
+    return translate(volume, bundle, device="cpu", **{"precision": "float32", **options})
 
 
 class TestGeometry:
@@ -220,6 +220,15 @@ class TestSeedsAndTiles:
         span = whole.volume.data.max() - whole.volume.data.min()
         assert np.abs(tiled.volume.data - whole.volume.data).max() < 1e-4 * span
         assert [w["code"] for w in tiled.provenance["Warnings"]] == ["tiles"]
+
+    def test_bfloat16_is_near_float32(self, restorer: Bundle, thick: Volume) -> None:
+        exact = _run(thick, restorer)
+        rounded = _run(thick, restorer, precision="bfloat16")
+        assert rounded.provenance["Precision"] == "bfloat16"
+        span = exact.volume.data.max() - exact.volume.data.min()
+        difference = np.abs(rounded.volume.data - exact.volume.data).max()
+        assert 0 < difference < 0.02 * span
+        assert rounded.quality["measurement_residual_relative"] < 1e-5  # the projection stays float32
 
 
 class TestSamples:

@@ -68,8 +68,12 @@ class TestPickDevice:
 
 
 class TestPickPrecision:
-    def test_auto_on_the_cpu_is_float32(self) -> None:
-        assert pick_precision("auto", torch.device("cpu")) == torch.float32
+    @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+    def test_auto_on_the_cpu_is_what_the_cpu_knows(
+        self, monkeypatch: pytest.MonkeyPatch, native: bool, expected: torch.dtype
+    ) -> None:
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+        assert pick_precision("auto", torch.device("cpu")) == expected
 
     def test_named_precision_is_kept(self) -> None:
         assert pick_precision("bfloat16", torch.device("cpu")) == torch.bfloat16

@@ -19,15 +19,33 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from scorefusion.fusion import InputRule, Member, PlaneAverage, PlaneEnsemble, ScoreFusion, make_volume_network
+from scorefusion.fusion import (
+    AcquisitionPrior,
+    FusionRule,
+    InputRule,
+    Member,
+    PlaneAverage,
+    PlaneEnsemble,
+    ScoreFusion,
+    make_volume_network,
+)
 from scorefusion.intensity import fit_intensity_scale, foreground_mask
 from scorefusion.planes import Plane
 from scorefusion.schedule import NoiseSchedule
 from scorefusion.training.blocks import AcquisitionRanges, BlockPool, BlockSource, TrainingVolume
 from scorefusion.training.export import export_bundle
-from scorefusion.training.stages import FusionLoss, PlaneLoss, Stage, StageOptions, evaluate_rule, freeze
+from scorefusion.training.stages import (
+    FusionLoss,
+    PlaneLoss,
+    Stage,
+    StageOptions,
+    evaluate_rule,
+    fit_prior,
+    freeze,
+    gram_matrices,
+)
 from scorefusion.unet import UNet, count_parameters, fusion_config, plane_config
 from scorefusion.volume import foreground_box, read_volume
 
@@ -84,11 +102,17 @@ def make_fusion(ensemble: PlaneEnsemble) -> ScoreFusion:
     """The compact fusion network with feature injection."""
     config = fusion_config("compact", INPUTS.volume_channels(1, 3), 3, INPUTS.volume_context_size)
     network, alignment = make_volume_network(config, ensemble, with_features=True)
-    return ScoreFusion(ensemble, network, alignment)
+    return ScoreFusion(ensemble, network, alignment, AcquisitionPrior(3, INPUTS.volume_context_size))
 
 
 def _load(module: torch.nn.Module, path: Path) -> None:
     module.load_state_dict(load_file(path), strict=False)
+
+
+def _load_prior(rule: ScoreFusion, work: Path) -> None:
+    path = work / "prior" / "prior.safetensors"
+    if rule.prior is not None and path.exists():
+        rule.prior.load_state_dict(load_file(path))
 
 
 Data = Annotated[Path, typer.Option(help="Folder with manifest.json.")]
@@ -110,14 +134,40 @@ def planes(data: Data, work: Work, minutes: float = 60.0, seed: int = 0, rate: f
 
 
 @app.command()
-def fusion(data: Data, work: Work, minutes: float = 25.0, seed: int = 1, rate: float = 1e-3) -> None:
+def prior(data: Data, work: Work, blocks: int = 400, seed: int = 2) -> None:
+    """Stage 2a: weights by acquisition, fitted to the plane network's errors on training blocks."""
+    logging.basicConfig(level=logging.INFO)
+    torch.manual_seed(seed)
+    ensemble = make_ensemble()
+    _load(ensemble, work / "planes" / "average.safetensors")
+    freeze([ensemble])
+    ensemble.autocast = torch.bfloat16
+    source = BlockSource(load_volumes(data, WEIGHTS, "train"), (72, 72, 72), INPUTS.residual_gain, BASE_ROUNDS, seed)
+    generator = torch.Generator().manual_seed(seed)
+    grams = gram_matrices(ensemble, source, SCHEDULE, blocks, generator)
+    module = AcquisitionPrior(3, INPUTS.volume_context_size)
+    fitted, held_out = fit_prior(module, *grams)
+    logger.info("error over the plane average: %.4f fitted, %.4f on held-out training blocks", fitted, held_out)
+    folder = work / "prior"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(module.state_dict(), folder / "prior.safetensors")
+
+
+@app.command()
+def fusion(
+    data: Data, work: Work, minutes: float = 25.0, seed: int = 1, rate: float = 3e-4, warm_start: Path | None = None
+) -> None:
     """Stage 2: the fusion network, plane network frozen."""
     logging.basicConfig(level=logging.INFO)
     torch.manual_seed(seed)
     ensemble = make_ensemble()
     _load(ensemble, work / "planes" / "average.safetensors")
     rule = make_fusion(ensemble)
-    freeze([ensemble])
+    _load_prior(rule, work)
+    if warm_start is not None:
+        _load(rule, warm_start)
+    assert rule.prior is not None
+    freeze([ensemble, rule.prior])
     ensemble.autocast = torch.bfloat16
     source = BlockSource(load_volumes(data, WEIGHTS, "train"), (72, 72, 72), INPUTS.residual_gain, BASE_ROUNDS, seed)
     options = StageOptions(minutes, learning_rate=rate, ema_decay=0.995)
@@ -137,11 +187,12 @@ def measure(data: Data, work: Work, blocks: int = 16) -> None:
     volumes = load_volumes(data, dict.fromkeys(VALIDATION, 1.0), "val")
     source = BlockSource(volumes, (80, 80, 80), INPUTS.residual_gain, BASE_ROUNDS, seed=7, augment=False)
     held_out = [source.draw() for _ in range(blocks)]
-    rules = {"plane average": PlaneAverage(ensemble)}
+    rules: dict[str, FusionRule] = {"plane average": PlaneAverage(ensemble)}
     if (work / "fusion" / "average.safetensors").exists():
-        rules["fusion"] = make_fusion(ensemble)  # type: ignore[assignment]
-        _load(rules["fusion"], work / "fusion" / "average.safetensors")
-        rules["fusion"].eval()
+        fused = make_fusion(ensemble)
+        _load_prior(fused, work)
+        _load(fused, work / "fusion" / "average.safetensors")
+        rules["fusion"] = fused.eval()
     for name, rule in rules.items():
         plain, projected = evaluate_rule(rule, held_out, SCHEDULE, INPUTS.residual_gain)
         logger.info("%s: %+.3f dB over the base image, %+.3f dB with projection", name, plain, projected)
@@ -159,6 +210,7 @@ def export(
     """Write the bundle from the averaged weights of both stages."""
     rule = make_fusion(make_ensemble())
     _load(rule.ensemble, work / "planes" / "average.safetensors")
+    _load_prior(rule, work)
     if (work / "fusion" / "average.safetensors").exists():
         _load(rule, work / "fusion" / "average.safetensors")
     training = {

@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scorefusion.fusion import FusionRule, ModelInputs, PlaneEnsemble, ScoreFusion
+from scorefusion.fusion import AcquisitionPrior, FusionRule, ModelInputs, PlaneEnsemble, ScoreFusion
 from scorefusion.planes import Plane
 from scorefusion.schedule import NoiseSchedule
-from scorefusion.training.blocks import Block, BlockPool
+from scorefusion.training.blocks import Block, BlockPool, BlockSource
 
 logger = logging.getLogger(__name__)
 
@@ -249,6 +249,98 @@ class FusionLoss:
         prediction = self.rule(x_t, inputs, alpha_bar)
         inner = (..., *[slice(self.margin, size - self.margin) for size in target.shape[2:]])
         return (prediction - target)[inner].square().mean() * block.weight
+
+
+def gram_matrices(
+    ensemble: PlaneEnsemble,
+    source: BlockSource,
+    schedule: NoiseSchedule,
+    count: int,
+    generator: torch.Generator,
+    margin: int = 6,
+    pure_noise_share: float = 0.5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the error of a weighted mean depends on: inner products of predictions and truth, a matrix a block.
+
+    Predictions are taken as they are used: with what the measurement fixes projected out.
+
+    Returns:
+        `(count, P + 1, P + 1)` means over voxels of products (predictions, then truth), `(count,)` alpha_bar and
+        `(count, 6)` acquisitions.
+    """
+    grams, levels, acquisitions = [], [], []
+    for _ in range(count):
+        block = source.draw()
+        t = draw_timesteps(1, schedule, pure_noise_share, generator)
+        x_t, target, alpha_bar = _noisy(block.residual[None], t, schedule, generator)
+        with torch.inference_mode():
+            predictions, _ = ensemble.predict(x_t, ModelInputs(block.base[None], block.acquisition[None]), alpha_bar)
+        images = torch.cat([predictions, target], dim=1).transpose(0, 1)  # (P + 1, 1, I, J, K)
+        images = images - block.operator.pseudo_inverse(block.operator.forward(images))
+        inner = images[(..., *[slice(margin, size - margin) for size in images.shape[2:]])].flatten(1)
+        grams.append(inner @ inner.T / inner.shape[1])
+        levels.append(alpha_bar)
+        acquisitions.append(block.acquisition)
+    return torch.stack(grams), torch.cat(levels), torch.stack(acquisitions)
+
+
+def fit_prior(
+    prior: AcquisitionPrior, grams: Tensor, alpha_bar: Tensor, acquisitions: Tensor, ridge: float = 0.01
+) -> tuple[float, float]:
+    """Fit the prior to Gram matrices by weighted least squares, each block counting by what there is to find in it.
+
+    The error of a weighted mean is quadratic in the prior's weights, so the best ones solve a linear system.
+
+    Args:
+        grams, alpha_bar, acquisitions: from `gram_matrices`.
+        ridge: pull towards the plane average, relative to the mean curvature.
+
+    Returns:
+        Error over the plane average's error: of the prior that is left in the module, on all blocks; and of one fitted
+        to three quarters, on the rest.
+    """
+    weight = (1.0 / (grams[:, -1, -1] + 0.02)).double()
+    held_out = torch.arange(len(grams)) % 4 == 0
+    features = prior.features(alpha_bar, acquisitions).double()
+    errors = _prior_errors(grams.double(), features, weight)
+    ratios = []
+    for part in (~held_out, torch.ones_like(held_out)):
+        head = _solve_prior(grams[part].double(), features[part], weight[part], ridge)
+        judged = held_out if not ratios else part
+        ratios.append(float(errors(head)[judged].mean() / errors(torch.zeros_like(head))[judged].mean()))
+    with torch.no_grad():
+        prior.head.weight.copy_(head)
+    return ratios[1], ratios[0]
+
+
+def _mixing(members: int) -> Tensor:
+    """`(P, P)`: the prior's values (P - 1 free weights, gain) to the deviations of the plane weights."""
+    free = torch.cat([torch.eye(members - 1), -torch.ones(1, members - 1)])
+    return torch.cat([free, torch.full((members, 1), 1.0 / members)], dim=1).double()
+
+
+def _prior_errors(grams: Tensor, features: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
+    members = grams.shape[1] - 1
+
+    def errors(head: Tensor) -> Tensor:
+        weights = 1.0 / members + features @ head.T @ _mixing(members).T
+        vector = torch.cat([weights, -torch.ones_like(weights[:, :1])], dim=1)  # error = vector . (predictions, truth)
+        return torch.einsum("np,npq,nq->n", vector, grams, vector) * weight
+
+    return errors
+
+
+def _solve_prior(grams: Tensor, features: Tensor, weight: Tensor, ridge: float) -> Tensor:
+    """`(P, features)`: normal equations of the weighted squared error."""
+    members = grams.shape[1] - 1
+    mixing = _mixing(members)
+    inner = torch.einsum("pa,npq,qb->nab", mixing, grams[:, :-1, :-1], mixing)
+    pull = torch.einsum("pa,np->na", mixing, grams[:, :-1, -1] - grams[:, :-1, :-1].mean(dim=2))
+    size = members * features.shape[1]
+    curvature = torch.einsum("n,nab,nf,ng->afbg", weight, inner, features, features).reshape(size, size)
+    target = torch.einsum("n,na,nf->af", weight, pull, features).reshape(size)
+    curvature = curvature + ridge * curvature.diagonal().mean() * torch.eye(size, dtype=torch.float64)
+    return torch.linalg.solve(curvature, target).reshape(members, -1)
 
 
 def freeze(modules: Sequence[nn.Module]) -> None:
