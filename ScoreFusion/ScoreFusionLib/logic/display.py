@@ -55,8 +55,8 @@ def show_as_map(node: Any, image: vtk.vtkImageData, title: str, units: str) -> N
     high = max(high, 1e-6)
     _set_window(display, high, high / 2.0)
     display.AutoThresholdOff()
-    display.ApplyThresholdOn()  # where the map is near zero the image below stays as it is
-    display.SetThreshold(0.04 * high, 1e30)
+    display.ApplyThresholdOn()  # outside the head, where the map is zero, the image below stays as it is
+    display.SetThreshold(0.002 * high, 1e30)
     add_legend(node, f"{title} ({units})" if units else title)
 
 
