@@ -26,6 +26,7 @@ from scorefusion.schedule import NoiseSchedule
 from scorefusion.training.blocks import Block, BlockPool, BlockSource
 
 logger = logging.getLogger(__name__)
+FOREGROUND = -0.9  # normalised intensity above which a voxel belongs to the head
 
 
 @dataclass(frozen=True)
@@ -262,11 +263,11 @@ def gram_matrices(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the error of a weighted mean depends on: inner products of predictions and truth, a matrix a block.
 
-    Predictions are taken as they are used: with what the measurement fixes projected out.
+    Predictions are taken as they are used: with what the measurement fixes projected out. Only the head's voxels count.
 
     Returns:
-        `(count, P + 1, P + 1)` means over voxels of products (predictions, then truth), `(count,)` alpha_bar and
-        `(count, 6)` acquisitions.
+        `(blocks, P + 1, P + 1)` means over voxels of products (predictions, then truth), `(blocks,)` alpha_bar and
+        `(blocks, 6)` acquisitions.
     """
     grams, levels, acquisitions = [], [], []
     for _ in range(count):
@@ -277,7 +278,11 @@ def gram_matrices(
             predictions, _ = ensemble.predict(x_t, ModelInputs(block.base[None], block.acquisition[None]), alpha_bar)
         images = torch.cat([predictions, target], dim=1).transpose(0, 1)  # (P + 1, 1, I, J, K)
         images = images - block.operator.pseudo_inverse(block.operator.forward(images))
-        inner = images[(..., *[slice(margin, size - margin) for size in images.shape[2:]])].flatten(1)
+        window = (..., *[slice(margin, size - margin) for size in images.shape[2:]])
+        truth = block.base[None] + (2.0 / ensemble.rule.residual_gain) * target
+        inner = images[window].flatten(1)[:, (truth[window] > FOREGROUND).flatten()]
+        if inner.shape[1] == 0:
+            continue
         grams.append(inner @ inner.T / inner.shape[1])
         levels.append(alpha_bar)
         acquisitions.append(block.acquisition)
@@ -285,7 +290,12 @@ def gram_matrices(
 
 
 def fit_prior(
-    prior: AcquisitionPrior, grams: Tensor, alpha_bar: Tensor, acquisitions: Tensor, ridge: float = 0.01
+    prior: AcquisitionPrior,
+    grams: Tensor,
+    alpha_bar: Tensor,
+    acquisitions: Tensor,
+    ridge: float = 0.01,
+    shrinkage: float = 1.0,
 ) -> tuple[float, float]:
     """Fit the prior to Gram matrices by weighted least squares, each block counting by what there is to find in it.
 
@@ -294,6 +304,7 @@ def fit_prior(
     Args:
         grams, alpha_bar, acquisitions: from `gram_matrices`.
         ridge: pull towards the plane average, relative to the mean curvature.
+        shrinkage: share of the fitted weights that is kept; chosen on validation volumes.
 
     Returns:
         Error over the plane average's error: of the prior that is left in the module, on all blocks; and of one fitted
@@ -305,7 +316,7 @@ def fit_prior(
     errors = _prior_errors(grams.double(), features, weight)
     ratios = []
     for part in (~held_out, torch.ones_like(held_out)):
-        head = _solve_prior(grams[part].double(), features[part], weight[part], ridge)
+        head = shrinkage * _solve_prior(grams[part].double(), features[part], weight[part], ridge)
         judged = held_out if not ratios else part
         ratios.append(float(errors(head)[judged].mean() / errors(torch.zeros_like(head))[judged].mean()))
     with torch.no_grad():
