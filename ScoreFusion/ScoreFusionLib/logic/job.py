@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from ScoreFusionLib.logic.worker import Worker
 TICK_MS = 30
 _BUDGET_SECONDS = 0.012  # of work in one tick; a step is a copy of 2 MB, some milliseconds
 _WAIT = "wait"  # yielded when there is nothing to do before the next tick
-Steps = Iterator[Any]
+Steps = Generator[Any, None, None]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class TranslateJob:
         self._timer: Any = None
         self._loop: Any = None
         self._observer: int | None = None
-        self._steps: Steps = iter(())
+        self._steps: Steps = _nothing()
         self._in_poll = False
 
     # -- for the caller --------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ class TranslateJob:
         count = max(counts, default=1)
         return [{name: nodes[i if len(nodes) > 1 else 0] for name, nodes in frames.items()} for i in range(count)]
 
-    def _export(self, volumes: dict[str, Any], frame: Frame) -> Iterator[Any]:
+    def _export(self, volumes: dict[str, Any], frame: Frame) -> Generator[Any, None, RunFiles]:
         folder = self._require_folder()
         files = RunFiles(
             inputs={name: folder / f"input-{name}.nii" for name in volumes},
@@ -231,7 +231,7 @@ class TranslateJob:
             yield from self._unless_cancelled(export_steps(node, affine, files.inputs[name]))
         return files
 
-    def _export_reference(self, frame: Frame) -> Iterator[Any]:
+    def _export_reference(self, frame: Frame) -> Generator[Any, None, Path | None]:
         node = self._inputs.reference
         if node is None:
             return None
@@ -248,7 +248,7 @@ class TranslateJob:
     def _command(self, files: RunFiles) -> list[str]:
         return engine.engine_command(command_arguments(self._request, files), stop_with_slicer=True)
 
-    def _work(self, command: list[str], frame_label: str) -> Iterator[Any]:
+    def _work(self, command: list[str], frame_label: str) -> Generator[Any, None, Event]:
         """Run one worker to its end; returns its `result` event."""
         self._worker = Worker(command, env=engine.worker_environment(), folder=self._require_folder())
         result: Event | None = None
@@ -271,23 +271,24 @@ class TranslateJob:
             raise failure.explain(self._worker.returncode or 0, error, self._worker.tail)
         return result
 
-    def _compare(self, files: RunFiles, reference: Path, collected: _Collected) -> Iterator[Any]:
+    def _compare(self, files: RunFiles, reference: Path, collected: _Collected) -> Steps:
         error_map = files.output.with_name("error.nii")
         script = ["-m", "ScoreFusionLib.logic.quality", "--result", str(files.output), "--reference", str(reference)]
         event = yield from self._work([engine.python_executable(), *script, "--error-map", str(error_map)], "")
         collected.qualities[-1]["reference"] = event.get("quality", {})
         collected.errors.append((yield from self._read(error_map)))
 
-    def _load(self, files: RunFiles, collected: _Collected) -> Iterator[Any]:
+    def _load(self, files: RunFiles, collected: _Collected) -> Steps:
         collected.results.append((yield from self._read(files.output)))
         if files.uncertainty is not None:
             collected.uncertainties.append((yield from self._read(files.uncertainty)))
 
-    def _read(self, path: Path) -> Iterator[Any]:
+    def _read(self, path: Path) -> Generator[Any, None, Image]:
         image: Image | None = None
         for step in self._unless_cancelled(load_steps(path)):
             image = step
             yield
+        assert image is not None, "load_steps ends with the image"
         return image
 
     # -- small things ----------------------------------------------------------------------------------------------
@@ -320,7 +321,7 @@ class TranslateJob:
         self.log.append(line)
         self.logged.emit(line)
 
-    def _unless_cancelled(self, steps: Steps) -> Steps:
+    def _unless_cancelled(self, steps: Iterator[Any]) -> Steps:
         for step in steps:
             if self.state is RunState.CANCELLING:
                 raise RunCancelled
@@ -349,7 +350,7 @@ class TranslateJob:
             self._scene.RemoveObserver(self._observer)
             self._observer = None
         if not self._in_poll:
-            self._steps.close()  # type: ignore[attr-defined]  # a generator
+            self._steps.close()
         if self._worker is not None:
             self._worker.kill()
         if self._folder is not None and not os.environ.get("SCOREFUSION_KEEP_FILES"):
@@ -371,6 +372,10 @@ class TranslateJob:
         if self.state.is_busy:
             self._loop.exec_()
         self._loop = None
+
+
+def _nothing() -> Steps:
+    yield from ()
 
 
 def _start_timer(slot: Any) -> Any | None:

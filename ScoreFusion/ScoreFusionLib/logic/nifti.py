@@ -103,7 +103,7 @@ def read_header(path: Path) -> NiftiHeader:
         raise RunError(msg)
     return NiftiHeader(
         spatial_shape=(dim[1], dim[2], dim[3]),
-        dtype=np.dtype(_NAMES[code]).newbyteorder(order),
+        dtype=np.dtype(order + np.dtype(_NAMES[code]).str[1:]),
         affine=_affine(raw, order),
         offset=int(offset),
         slope=slope or 1.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ def place_results(
     images: tuple[list[Image], list[Image], list[Image]],
     quality: dict[str, Any],
     provenance: dict[str, Any],
-) -> Iterator[Any]:
+) -> Generator[Any, None, JobResult]:
     """Add the result, the uncertainty and the error map to the scene; a generator that returns a `JobResult`.
 
     Args:

@@ -45,7 +45,9 @@ class SequenceOfResults:
     """
 
     def __init__(self, input_node: Any, name: str) -> None:
-        self._browser = browser_of(input_node)
+        browser = browser_of(input_node)
+        assert browser is not None, "all frames are asked for only where there are frames"
+        self._browser = browser
         self._input_sequence = self._browser.GetSequenceNode(input_node)
         scene = input_node.GetScene()
         self.node = scene.AddNewNodeByClass("vtkMRMLSequenceNode", scene.GenerateUniqueName(name))

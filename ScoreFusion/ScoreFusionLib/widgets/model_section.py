@@ -53,7 +53,8 @@ class ModelSection:
 
     def reload(self, select: str | None = None) -> None:
         """Read the list of models again."""
-        keep = select or (self._current().id if self._current() is not None else "")
+        current = self._current()
+        keep = select or (current.id if current is not None else "")
         self._listed = models.list_models()
         selector = self._ui.modelSelector
         blocked = selector.blockSignals(True)

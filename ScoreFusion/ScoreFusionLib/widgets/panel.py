@@ -180,7 +180,7 @@ class Panel:
         self.ui.presetNote.setText(note)
         self.ui.presetNote.setVisible(bool(note))
 
-    def _advice(self) -> list[str]:
+    def _advice(self) -> list[tuple[str, str]]:
         model, chosen = self.models.model, self.conditions.chosen()
         if model is None or self._understanding is None or not chosen:
             return []
