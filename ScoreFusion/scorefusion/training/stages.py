@@ -24,6 +24,7 @@ from scorefusion.fusion import AcquisitionPrior, FusionRule, ModelInputs, PlaneE
 from scorefusion.planes import Plane
 from scorefusion.schedule import NoiseSchedule
 from scorefusion.training.blocks import Block, BlockPool, BlockSource
+from scorefusion.unet import at
 
 logger = logging.getLogger(__name__)
 FOREGROUND = -0.9  # normalised intensity above which a voxel belongs to the head
@@ -248,7 +249,7 @@ class FusionLoss:
         x_t, target, alpha_bar = _noisy(block.residual[None], t, self.schedule, self.generator)
         inputs = ModelInputs(block.base[None], block.acquisition[None])
         prediction = self.rule(x_t, inputs, alpha_bar)
-        inner = (..., *[slice(self.margin, size - self.margin) for size in target.shape[2:]])
+        inner = at([slice(self.margin, size - self.margin) for size in target.shape[2:]])
         return (prediction - target)[inner].square().mean() * block.weight
 
 
@@ -278,7 +279,7 @@ def gram_matrices(
             predictions, _ = ensemble.predict(x_t, ModelInputs(block.base[None], block.acquisition[None]), alpha_bar)
         images = torch.cat([predictions, target], dim=1).transpose(0, 1)  # (P + 1, 1, I, J, K)
         images = images - block.operator.pseudo_inverse(block.operator.forward(images))
-        window = (..., *[slice(margin, size - margin) for size in images.shape[2:]])
+        window = at([slice(margin, size - margin) for size in images.shape[2:]])
         truth = block.base[None] + (2.0 / ensemble.rule.residual_gain) * target
         inner = images[window].flatten(1)[:, (truth[window] > FOREGROUND).flatten()]
         if inner.shape[1] == 0:
@@ -314,7 +315,7 @@ def fit_prior(
     held_out = torch.arange(len(grams)) % 4 == 0
     features = prior.features(alpha_bar, acquisitions).double()
     errors = _prior_errors(grams.double(), features, weight)
-    ratios = []
+    ratios: list[float] = []
     for part in (~held_out, torch.ones_like(held_out)):
         head = shrinkage * _solve_prior(grams[part].double(), features[part], weight[part], ridge)
         judged = held_out if not ratios else part
