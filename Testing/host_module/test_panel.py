@@ -278,6 +278,7 @@ class TestModels:
         host.wait_until(lambda: widget.ui.deviceSelector.count == 3, timeout=20)
         assert widget.ui.deviceSelector.itemText(0) == "Automatic: cuda:0 (2.0 of 24.0 GB free)"
         assert widget.ui.deviceSelector.itemText(1) == "cuda:0 - RTX (2.0 of 24.0 GB free)"
+        choose_model(widget, "test-flair")
         assert "About 48 s for a whole head on this computer." in widget.ui.presetNote.text
         widget.ui.deviceSelector.setCurrentIndex(2)
         assert widget._parameterNode.device == "cpu"

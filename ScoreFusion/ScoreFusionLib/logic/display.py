@@ -56,7 +56,7 @@ def show_as_map(node: Any, image: vtk.vtkImageData, title: str, units: str) -> N
     _set_window(display, high, high / 2.0)
     display.AutoThresholdOff()
     display.ApplyThresholdOn()  # outside the head, where the map is zero, the image below stays as it is
-    display.SetThreshold(0.002 * high, 1e30)
+    display.SetThreshold(1e-6 * high, 1e30)
     add_legend(node, f"{title} ({units})" if units else title)
 
 
