@@ -148,7 +148,7 @@ def run_demo(
     ours: list[Method] = [
         Translated(bundle, output, "fast", {"preset": "fast"}, device, seed, reporter),
         # Samples of two steps: enough spread for a map, and quick.
-        Translated(bundle, output, "uncertainty", {"preset": "fast", "steps": 2, "samples": 3}, device, seed, reporter),
+        Translated(bundle, output, "uncertainty", {"preset": "fast", "steps": 2, "samples": 4}, device, seed, reporter),
     ]
     methods = [*classical_methods(), *ours]
     gallery = Gallery(output, methods)

@@ -11,18 +11,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from scorefusion.acquisition import Acquisition
 from scorefusion.bundle import Bundle
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.benchmark import Method, Restored
 from scorefusion.evaluation.simulate import CoarseScan
-from scorefusion.fusion import ModelInputs, ScoreFusion
+from scorefusion.fusion import ModelInputs, ScoreFusion, acquisition_vector
 from scorefusion.intensity import fit_intensity_scale
 from scorefusion.model import Model, load_model
 from scorefusion.pipeline import DEFAULT_UNCERTAINTY
-from scorefusion.restore import NoiseField, SamplingPlan, restore
+from scorefusion.restore import NoiseField, SamplingPlan, base_image, restore
 from scorefusion.runtime import inference_settings, pick_device, pick_precision
 from scorefusion.volume import Volume
 
@@ -101,20 +100,6 @@ class Learned:
         half_range = 0.5 * (scale.high - scale.low)
         deviation = None if result.deviation is None else result.deviation[0, 0].cpu() * half_range
         return Restored(scale.denormalise(result.mean[0, 0].cpu()), deviation)
-
-
-def base_image(acquisition: Acquisition, measured: Tensor, section: dict[str, object]) -> Tensor:
-    """The image that the residual is added to, as the bundle's metadata says."""
-    kind = str(section["base"])
-    if kind == "back_projection":
-        return acquisition.back_project(measured, int(str(section.get("base_rounds", 6))))
-    return acquisition.upsample(measured, kind)  # type: ignore[arg-type]
-
-
-def acquisition_vector(acquisition: Acquisition) -> Tensor:
-    """`(1, 6)` what the networks are told: log2 of factors, then of widths."""
-    values = [*acquisition.factors, *acquisition.widths]
-    return torch.log2(torch.tensor(values, dtype=torch.float32).clamp(min=1.0))[None]
 
 
 def sampling_plans(bundle: Bundle, names: Sequence[str] | None = None) -> dict[str, SamplingPlan]:
