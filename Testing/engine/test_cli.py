@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -518,6 +519,8 @@ class TestStopping:
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**os.environ, "PYTHONPATH": str(repository / "ScoreFusion")},
+                # A suite that runs in the background hands down an ignored Ctrl-C; a user's terminal does not.
+                preexec_fn=None if os.name == "nt" else partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             )
             processes.append(process)
             assert process.stdout is not None
