@@ -21,8 +21,9 @@ FAKE_WORKER = ROOT / "Testing" / "host_module" / "fake_worker.py"
 
 
 @pytest.fixture
-def scene() -> Iterator[Any]:
+def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An empty scene with colours and subject hierarchy; also `slicer.mrmlScene`."""
+    monkeypatch.delattr(slicer, "app", raising=False)  # a host of another test may have left one
     application = slicer.vtkSlicerApplicationLogic()
     scene = slicer.vtkMRMLScene()
     before = getattr(slicer, "mrmlScene", None)

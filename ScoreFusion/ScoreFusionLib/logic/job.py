@@ -379,10 +379,12 @@ def _nothing() -> Steps:
 
 
 def _start_timer(slot: Any) -> Any | None:
-    try:
-        import qt
-    except ImportError:  # bare MRML
+    import slicer
+
+    if getattr(slicer, "app", None) is None:  # bare MRML: there is no event loop, `wait` does the polling
         return None
+    import qt
+
     timer = qt.QTimer()
     timer.setInterval(TICK_MS)
     timer.connect("timeout()", slot)
