@@ -34,7 +34,7 @@ class ScoreFusion(ScriptedLoadableModule):
             "model is. Choose a volume and a model, press Apply. Results are synthetic images for research, not for "
             "diagnosis. "
             'See the <a href="{url}">step-by-step tutorial</a>.'
-        ).format(url="https://github.com/score-fusion/SlicerScoreFusion/blob/main/docs/slicer-tutorial.md")
+        ).format(url="https://github.com/scorefusion-mri/SlicerScoreFusion/blob/main/docs/slicer-tutorial.md")
         self.parent.acknowledgementText = _(
             "An independent implementation of Score-Fusion: three 2D diffusion models, one for each anatomical plane, "
             "whose scores a 3D network fuses. If you use it, please cite J. Zhu et al., "

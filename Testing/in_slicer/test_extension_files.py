@@ -93,7 +93,7 @@ class TestMetadata:
         found = re.search(rf'^set\({variable} "(.*)"\)$', TOP, re.MULTILINE)  # one line, double quotes: read by regex
         assert found is not None
         for url in found[1].split():
-            prefix = "https://raw.githubusercontent.com/score-fusion/SlicerScoreFusion/main/"
+            prefix = "https://raw.githubusercontent.com/scorefusion-mri/SlicerScoreFusion/main/"
             assert url.startswith(prefix)
             path = ROOT / url.removeprefix(prefix)
             assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
