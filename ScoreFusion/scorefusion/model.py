@@ -98,7 +98,7 @@ def load_model(bundle: Bundle, device: torch.device | str = "cpu", autocast: tor
     networks: list[UNet] = []
     members: list[Member] = []
     for number, entry in enumerate(section["networks"]["planes"]):
-        network = _empty(UNet, UNetConfig.from_dict(entry["config"]))
+        network = _empty(UNet, _config(entry, bundle))
         _load_weights(network, bundle.load_state_dict(entry["file"]), bundle, entry["file"])
         networks.append(network)
         conditions = tuple(names.index(name) for name in entry["conditions"])
@@ -117,7 +117,7 @@ def load_model(bundle: Bundle, device: torch.device | str = "cpu", autocast: tor
 
 def _load_fusion(ensemble: PlaneEnsemble, bundle: Bundle, entry: dict[str, Any]) -> ScoreFusion:
     state = bundle.load_state_dict(entry["file"])
-    network = _empty(UNet, UNetConfig.from_dict(entry["config"]))
+    network = _empty(UNet, _config(entry, bundle))
     _load_weights(network, _part(state, NETWORK_PREFIX), bundle, entry["file"])
     aligned = _part(state, ALIGNMENT_PREFIX)
     alignment = None
@@ -140,6 +140,17 @@ def fusion_state(rule: ScoreFusion) -> dict[str, Tensor]:
     if rule.prior is not None:
         state |= {PRIOR_PREFIX + key: value for key, value in rule.prior.state_dict().items()}
     return state
+
+
+def _config(entry: dict[str, Any], bundle: Bundle) -> UNetConfig:
+    try:
+        return UNetConfig.from_dict(entry["config"])
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"Bundle '{bundle.id}': the configuration of the network in {entry['file']} cannot be used ({error}). "
+            "The bundle was made by another version or is damaged: import it again."
+        )
+        raise BundleError(msg) from error
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -318,6 +318,14 @@ class TestRefusals:
         with pytest.raises(BundleError, match="do not fit the network"):
             load_model(broken)
 
+    def test_a_network_that_this_version_does_not_know(self, restorer: Bundle, tmp_path: Path) -> None:
+        metadata = json.loads(json.dumps(restorer.metadata))
+        metadata["scorefusion"]["networks"]["planes"][0]["config"]["mamba_blocks"] = 3
+        files = {name: restorer.load_state_dict(name) for name in restorer.section["files"]}
+        newer = write_bundle(tmp_path / "newer", metadata, files, "card", "licence")
+        with pytest.raises(BundleError, match="mamba_blocks.*another version"):
+            load_model(newer)
+
     def test_cancelling_ends_the_run(self, restorer: Bundle, thick: Volume) -> None:
         calls = []
 
