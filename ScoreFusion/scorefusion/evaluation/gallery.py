@@ -93,6 +93,9 @@ def compare(
         f"{setting.description}. {detail}. Figures are for the brain ({subject.brain.how}). Radiological view. "
         f"Close-up: where {baseline_title} errs most in that slice. Restored volumes are synthetic: not for diagnosis."
     )
+    if subject.doubtful_axes:
+        letters = ", ".join("RAS"[axis] for axis in subject.doubtful_axes)
+        small_print += f" The truth itself was interpolated along {letters}: its figures say little."
     return Comparison(
         title=f"{subject.case.title}   {setting.name}",
         caption=small_print,
