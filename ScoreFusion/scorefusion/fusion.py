@@ -3,8 +3,8 @@
     prediction = rule(x_t, inputs, alpha_bar, step)        # (B, 1, I, J, K)
 
 What is fused is whatever the networks predict (noise, v or the clean residual). At fixed `x_t` these are affine in one
-another,
-so weights that sum to one give the same answer in each; `prediction` here is what the paper writes for the noise.
+another, so weights that sum to one give the same answer in each; `prediction` here is what the paper writes for the
+noise.
 
 The residual is `r0 = gain * (target - base) / 2` with base = the first condition present. Plane networks that see other
 conditions predict a residual of another base; `rebase` and its inverse move between them (Score-Fusion, several
@@ -363,8 +363,7 @@ class FeatureAlignment(nn.Module):
     """Brings 2D decoder features to the fusion network's encoder: zero-initialised strided convolutions.
 
     In a plane the features are coarse already; along the slice axis a convolution with kernel = stride = scale makes
-    them so.
-    Hence voxel (i, j, k) of every plane's features lands on voxel (i, j, k) / scale.
+    them so. Hence voxel (i, j, k) of every plane's features lands on voxel (i, j, k) / scale.
     """
 
     def __init__(self, networks: Sequence[UNet], members: Sequence[Member], volume: UNet) -> None:
@@ -383,7 +382,6 @@ class FeatureAlignment(nn.Module):
                     nn.init.zeros_(parameter)
                 self.layers[f"member{number}_scale{scale}"] = layer
         self.source_scales = {n: networks[m.network].feature_scales for n, m in enumerate(members)}
-        self.target_channels = targets
 
     @property
     def max_stride(self) -> int:

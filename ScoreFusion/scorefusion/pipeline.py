@@ -220,7 +220,6 @@ class _Request:
     box_acquisition: Acquisition | None = None
     box_measured: Tensor | None = None
     understanding: Understanding | None = None
-    thickness: float | None = None
     like: Volume | None = None
 
     def finish(self, mean: Tensor) -> tuple[Volume, dict[str, Any]]:
@@ -343,7 +342,6 @@ def _measured_request(
         box_acquisition,
         measured[at(coarse_box.slices)].contiguous(),
         request,
-        request.thickness,
     )
 
 
