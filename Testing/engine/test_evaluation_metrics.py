@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from scorefusion.acquisition import Acquisition  # noqa: E402
+from scorefusion.datasets.spectrum import high_band_share, read_axes  # noqa: E402
 from scorefusion.evaluation import metrics  # noqa: E402
 from scorefusion.evaluation.regions import brain_region, erode, rough_brain_mask  # noqa: E402
-from scorefusion.evaluation.spectrum import high_band_share, read_axes  # noqa: E402
 from scorefusion.volume import Volume  # noqa: E402
 
 SHAPE = (13, 18, 21)

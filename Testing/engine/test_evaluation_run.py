@@ -17,16 +17,18 @@ from typer.testing import CliRunner  # noqa: E402
 
 from scorefusion.acquisition import Acquisition  # noqa: E402
 from scorefusion.bundle import Bundle, write_bundle  # noqa: E402
+from scorefusion.datasets.case import Case  # noqa: E402
+from scorefusion.datasets.datalist import read_datalist  # noqa: E402
 from scorefusion.errors import RequestError  # noqa: E402
 from scorefusion.evaluation import cli, meter  # noqa: E402
 from scorefusion.evaluation.benchmark import classical_methods, facts_of, gains, prepare, run_benchmark  # noqa: E402
 from scorefusion.evaluation.classical import CLASSICAL_METHODS  # noqa: E402
-from scorefusion.evaluation.datalist import Case, Suite, named_suite, read_datalist  # noqa: E402
 from scorefusion.evaluation.demo import run_demo  # noqa: E402
 from scorefusion.evaluation.learned import choose_methods, learned_methods, sampling_plans  # noqa: E402
 from scorefusion.evaluation.metrics import data_residual  # noqa: E402
 from scorefusion.evaluation.report import markdown  # noqa: E402
 from scorefusion.evaluation.simulate import Setting, simulate  # noqa: E402
+from scorefusion.evaluation.suites import Suite, SuiteCase, named_suite, suite_of  # noqa: E402
 from scorefusion.fusion import InputRule, Member, PlaneEnsemble, ScoreFusion, make_volume_network  # noqa: E402
 from scorefusion.model import fusion_state  # noqa: E402
 from scorefusion.pipeline import translate  # noqa: E402
@@ -99,8 +101,8 @@ def random_bundle(tmp_path: Path, bundle_metadata: dict[str, Any]) -> Bundle:
     return write_bundle(tmp_path / "models" / "tiny-sr", bundle_metadata, states, "# Tiny\n", "Apache-2.0\n")
 
 
-def suite_of(datalist: Path) -> Suite:
-    return read_datalist(datalist)
+def suite_in(datalist: Path) -> Suite:
+    return suite_of(read_datalist(datalist))
 
 
 class TestSettings:
@@ -154,7 +156,7 @@ class TestClassical:
 
 class TestDatalist:
     def test_paths_count_from_the_file(self, datalist: Path) -> None:
-        suite = suite_of(datalist)
+        suite = suite_in(datalist)
         assert [case.subject for case in suite.cases] == ["S01", "S02"]
         assert suite.cases[0].path == datalist.parent / "S01.nii.gz"
         assert len(suite.data_hash) == 12
@@ -176,7 +178,7 @@ class TestDatalist:
     def test_mistakes_are_named(self, datalist: Path, content: str, message: str) -> None:
         datalist.write_text(content)
         with pytest.raises(RequestError, match=message):
-            read_datalist(datalist)
+            read_datalist(datalist, ["test"])
 
     def test_suites_hold_the_manifests_splits(self, data_folder: Path) -> None:
         for name in ("test", "val"):
@@ -189,7 +191,7 @@ class TestDatalist:
 
 class TestBenchmark:
     def test_every_method_on_every_subject_and_the_ones_apart_left_out_of_the_mean(self, datalist: Path) -> None:
-        benchmark = run_benchmark(suite_of(datalist), [Setting.parse("iso2")], classical_methods())
+        benchmark = run_benchmark(suite_in(datalist), [Setting.parse("iso2")], classical_methods())
         assert len(benchmark.rows) == 2 * len(CLASSICAL_METHODS)
         text = markdown(benchmark)
         assert "blobs (split test, 2 volumes, SHA-256" in text
@@ -200,7 +202,7 @@ class TestBenchmark:
         assert mean == first  # S02 is apart
 
     def test_any_orientation_is_scored_in_ras_order(self, datalist: Path) -> None:
-        for case in suite_of(datalist).cases:
+        for case in suite_in(datalist).cases:
             subject = prepare(case, Setting.parse("thick5"))
             assert subject.truth.orientation == "RAS"
             assert subject.scan.acquisition.factors == (1.0, 1.0, 4.0)
@@ -211,7 +213,7 @@ class TestBenchmark:
         x = torch.from_numpy(volume.data)[None]
         smooth = acquisition.upsample(acquisition.forward(x + 100), "cubic")[0].numpy()
         write_volume(volume.with_data(smooth.astype(np.float32)), tmp_path / "thick.nii.gz")
-        case = Case("S03", tmp_path / "thick.nii.gz", skull_stripped=True)
+        case = SuiteCase(Case("S03", {"image": tmp_path / "thick.nii.gz"}, skull_stripped=True), "image")
         assert facts_of(prepare(case, Setting.parse("thick5"))).doubtful_axes == "S"
         assert facts_of(prepare(case, Setting.parse("inplane2"))).doubtful_axes == ""
 
@@ -229,7 +231,7 @@ class TestLearned:
     def test_projection_leaves_no_residual_and_passes_are_counted(self, random_bundle: Bundle, datalist: Path) -> None:
         methods = learned_methods(random_bundle, plans=["fast", "uncertainty"], device="cpu")
         rows = choose_methods(methods, ["average+proj", "fusion+proj@fast", "fusion@fast"])
-        suite = suite_of(datalist)
+        suite = suite_in(datalist)
         benchmark = run_benchmark(Suite("one", "test", suite.cases[:1]), [Setting.parse("iso2")], rows)
         found = {row.method: row for row in benchmark.rows}
         assert found["fusion+proj@fast"].scores.data_residual < 1e-4
@@ -242,7 +244,7 @@ class TestLearned:
         assert found["average+proj@uncertainty"].calibration is not None
 
     def test_what_is_scored_is_what_users_get(self, random_bundle: Bundle, datalist: Path) -> None:
-        subject = prepare(suite_of(datalist).cases[0], Setting.parse("thick3.75"))
+        subject = prepare(suite_in(datalist).cases[0], Setting.parse("thick3.75"))
         method = choose_methods(learned_methods(random_bundle, device="cpu", seed=3), ["fusion+proj@balanced"])[0]
         scored = method.restore(subject.scan, subject.truth).data.numpy()
         spacing = subject.truth.spacing
@@ -319,7 +321,7 @@ def test_gains_are_measured_from_the_best_classical_method_of_each_volume(
     random_bundle: Bundle, datalist: Path
 ) -> None:
     rows = [*classical_methods(), *choose_methods(learned_methods(random_bundle, device="cpu"), ["average+proj@fast"])]
-    benchmark = run_benchmark(suite_of(datalist), [Setting.parse("iso2")], rows)
+    benchmark = run_benchmark(suite_in(datalist), [Setting.parse("iso2")], rows)
     gain = gains(benchmark)[0]
     by = {(row.subject, row.method): row.scores.psnr_brain for row in benchmark.rows}
     for subject, name in (("S01", "S01 T1"), ("S02", "S02")):

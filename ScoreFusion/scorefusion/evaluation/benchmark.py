@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scorefusion.datasets.spectrum import AxisReading, read_axes
 from scorefusion.errors import VolumeError
 from scorefusion.evaluation.classical import CLASSICAL_METHODS, ClassicalMethod
-from scorefusion.evaluation.datalist import Case, Suite
 from scorefusion.evaluation.meter import Cost, Meter, code_version, describe_machine
 from scorefusion.evaluation.metrics import Calibration, Scores, calibration, noise_sigma, psnr_ceiling, score_volume
 from scorefusion.evaluation.regions import BrainRegion, brain_region
 from scorefusion.evaluation.simulate import CoarseScan, Setting, simulate
-from scorefusion.evaluation.spectrum import AxisReading, read_axes
+from scorefusion.evaluation.suites import Suite, SuiteCase
 from scorefusion.intensity import IntensityScale, fit_intensity_scale, foreground_mask
 from scorefusion.progress import Reporter
 from scorefusion.volume import Volume, foreground_box, read_volume
@@ -103,7 +103,7 @@ def classical_methods() -> list[Method]:
 class Subject:
     """A truth ready for scoring under one setting, and what is known about it."""
 
-    case: Case
+    case: SuiteCase
     truth: Volume  # RAS+ order, cropped to the foreground
     scan: CoarseScan
     scale: IntensityScale  # of the truth: low..high becomes 0..1
@@ -182,7 +182,7 @@ class Benchmark:
 Keep = Callable[[Subject, dict[str, Restored]], None]
 
 
-def prepare(case: Case, setting: Setting, crop: str = "foreground") -> Subject:
+def prepare(case: SuiteCase, setting: Setting, crop: str = "foreground") -> Subject:
     """Read a truth, bring it to RAS+ order, crop it, scan it coarsely and find its brain.
 
     Args:

@@ -15,7 +15,7 @@ from scorefusion.errors import RequestError
 if TYPE_CHECKING:
     from scorefusion.bundle import Bundle
     from scorefusion.evaluation.benchmark import Benchmark, Method
-    from scorefusion.evaluation.datalist import Suite
+    from scorefusion.evaluation.suites import Suite
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -165,12 +165,16 @@ def _caption(bundles: Sequence[Bundle], seed: int, precision: str) -> dict[str, 
 def _find_suite(datalist: Path | None, name: str | None, split: str, subjects: Sequence[str]) -> Suite:
     from dataclasses import replace
 
-    from scorefusion.evaluation.datalist import named_suite, read_datalist
+    from scorefusion.datasets.datalist import read_datalist
+    from scorefusion.evaluation.suites import named_suite, suite_of
 
     if (datalist is None) == (name is None):
         msg = "give either a datalist file or --suite test (or val), not both and not neither"
         raise RequestError(msg)
-    suite = named_suite(name) if name is not None else read_datalist(datalist, split)  # type: ignore[arg-type]
+    if datalist is not None:
+        suite = suite_of(read_datalist(datalist, [split]), split)
+    else:
+        suite = named_suite(name or "")
     if not subjects:
         return suite
     unknown = sorted(set(subjects) - {case.subject for case in suite.cases})

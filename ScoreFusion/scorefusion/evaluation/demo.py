@@ -20,6 +20,7 @@ from torch import nn
 from scorefusion.bundle import Bundle, find_bundle
 from scorefusion.cli.console import listening
 from scorefusion.cli.stop import Stop
+from scorefusion.datasets.case import Case
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.benchmark import (
     Benchmark,
@@ -30,12 +31,12 @@ from scorefusion.evaluation.benchmark import (
     run_benchmark,
 )
 from scorefusion.evaluation.cli import show
-from scorefusion.evaluation.datalist import Case, Suite
 from scorefusion.evaluation.gallery import Gallery
 from scorefusion.evaluation.regions import rough_brain_mask
 from scorefusion.evaluation.report import write_report
 from scorefusion.evaluation.sample_data import sample_head
 from scorefusion.evaluation.simulate import CoarseScan, Setting
+from scorefusion.evaluation.suites import Suite, SuiteCase
 from scorefusion.pipeline import translate
 from scorefusion.progress import Reporter
 from scorefusion.runtime import pick_device
@@ -181,7 +182,7 @@ def run_demo(
     return benchmark, written
 
 
-def _prepare_head(path: Path, folder: Path, setting: Setting, quick: bool) -> Case:
+def _prepare_head(path: Path, folder: Path, setting: Setting, quick: bool) -> SuiteCase:
     """Cut the head down to the brain's surroundings, in sizes that hold whole slices, and keep its brain mask."""
     head, _ = read_volume(path).canonical()
     brain = rough_brain_mask(head.data[0], head.spacing)
@@ -200,7 +201,8 @@ def _prepare_head(path: Path, folder: Path, setting: Setting, quick: bool) -> Ca
     sample.mkdir(exist_ok=True)
     write_volume(head.crop(box), truth)
     write_volume(head.with_data(brain[None].astype(np.float32)).crop(box), mask)
-    return Case(SUBJECT if path.name == "ch2.nii.gz" else path.name.partition(".")[0], truth, "t1", mask, False)
+    subject = SUBJECT if path.name == "ch2.nii.gz" else path.name.partition(".")[0]
+    return SuiteCase(Case(subject, {"t1": truth}, masks={"brain": mask}, skull_stripped=False), "t1")
 
 
 @app.command()
