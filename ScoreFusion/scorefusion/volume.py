@@ -18,7 +18,7 @@ from scorefusion.grid import Box, Grid, Reorientation, foreground_box, overlap_f
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scorefusion.volume_io import check_output_path, read_volume, write_volume
+    from scorefusion.volume_io import check_output_path, read_grid, read_volume, write_volume
 
 __all__ = [
     "Box",
@@ -28,6 +28,7 @@ __all__ = [
     "check_output_path",
     "foreground_box",
     "overlap_fraction",
+    "read_grid",
     "read_volume",
     "resample",
     "super_resolution_grid",
@@ -37,7 +38,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load the file half of the module on first use."""
-    if name in {"check_output_path", "read_volume", "write_volume"}:
+    if name in {"check_output_path", "read_grid", "read_volume", "write_volume"}:
         from scorefusion import volume_io
 
         return getattr(volume_io, name)

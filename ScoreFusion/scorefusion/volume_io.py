@@ -65,6 +65,42 @@ def read_volume(path: str | os.PathLike[str], frame: int | None = None) -> Volum
     return volume
 
 
+def read_grid(path: str | os.PathLike[str], frame: int | None = None) -> Grid:
+    """Where the voxels of a file lie, from its header alone: cheap, and blind to a damaged rest.
+
+    Args:
+        path: as for `read_volume`.
+        frame: as for `read_volume`.
+
+    Raises:
+        VolumeError: the file is missing, or its header is not that of a usable volume.
+        GeometryError: its place in space is not usable.
+    """
+    path = Path(path).expanduser()
+    if _check_readable(path) in NIFTI_SUFFIXES:
+        image, _ = _open_nifti(path, frame)
+        with _naming(path):
+            return Grid(image.shape[:3], _nifti_affine(path, image))
+    import SimpleITK as sitk
+
+    from scorefusion.volume_itk import get_grid
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except Exception as error:
+        _refuse_what_itk_refuses(path, error)
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:  # rare, and its header is not simple
+        data, affine, _ = _read_itk(path, frame)
+        return Grid(data.shape, affine)
+    _select_frame(path, reader.GetSize(), frame)
+    if path.suffix.lower() in {".nrrd", ".nhdr"} and not reader.HasMetaDataKey("NRRD_space"):
+        _refuse_unplaced(path, "the field 'space' is missing")
+    with _naming(path):
+        return get_grid(reader)
+
+
 def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
     """Write a one-channel volume as float32; the file appears under its name only when it is complete.
 
@@ -130,6 +166,21 @@ def _check_readable(path: Path) -> str:
 
 def _read_nifti(path: Path, frame: int | None) -> tuple[NDArray[np.float32], NDArray[np.float64], int | None]:
     """`(I, J, K)` data, affine, and the slice axis if the header names one."""
+    image, index = _open_nifti(path, frame)
+    try:
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+            # Reads this frame only, and applies slope and intercept.
+            data = np.ascontiguousarray(image.dataobj[index], dtype=np.float32)
+    except MemoryError:
+        raise
+    except Exception as error:
+        _refuse_corrupt(path, error)
+    _, _, slice_axis = image.header.get_dim_info()
+    return data, _nifti_affine(path, image), slice_axis
+
+
+def _open_nifti(path: Path, frame: int | None) -> tuple[Nifti1Image, tuple[slice | int, ...]]:
+    """The image, its voxels not yet read, and the index of the one volume that is wanted."""
     import nibabel as nib
 
     try:
@@ -148,17 +199,7 @@ def _read_nifti(path: Path, frame: int | None) -> tuple[NDArray[np.float32], NDA
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     selected = _select_frame(path, shape, frame)
-    index = (slice(None),) * 3 + selected + (0,) * (len(image.shape) - 3 - len(selected))
-    try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
-            # Reads this frame only, and applies slope and intercept.
-            data = np.ascontiguousarray(image.dataobj[index], dtype=np.float32)
-    except MemoryError:
-        raise
-    except Exception as error:
-        _refuse_corrupt(path, error)
-    _, _, slice_axis = image.header.get_dim_info()
-    return data, _nifti_affine(path, image), slice_axis
+    return image, (slice(None),) * 3 + selected + (0,) * (len(image.shape) - 3 - len(selected))
 
 
 def _nifti_affine(path: Path, image: Nifti1Image) -> NDArray[np.float64]:
@@ -197,11 +238,7 @@ def _read_itk(path: Path, frame: int | None) -> tuple[NDArray[np.float32], NDArr
     try:
         image = sitk.ReadImage(str(path))
     except Exception as error:
-        # ITK checks these itself while it reads, in words for programmers.
-        if "Refusing to change" in str(error):
-            what = "has a header with zero spacing or with axes that lie in one plane"
-            _refuse(path, what, "Correct the header, or export the file again.", GeometryError)
-        _refuse_corrupt(path, error)
+        _refuse_what_itk_refuses(path, error)
     size = image.GetSize()
     values = image.GetNumberOfComponentsPerPixel()
     if image.GetPixelIDValue() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
@@ -331,6 +368,14 @@ def _refuse(path: Path, what: str, fix: str, kind: type[VolumeError] = VolumeErr
 def _refuse_unplaced(path: Path, why: str) -> NoReturn:
     what = f"does not say how it lies in space ({why}), so left and right are unknown"
     _refuse(path, what, "Load it in 3D Slicer, check left and right, and save it again.")
+
+
+def _refuse_what_itk_refuses(path: Path, error: Exception) -> NoReturn:
+    # ITK checks these itself while it reads, in words for programmers.
+    if "Refusing to change" in str(error):
+        what = "has a header with zero spacing or with axes that lie in one plane"
+        _refuse(path, what, "Correct the header, or export the file again.", GeometryError)
+    _refuse_corrupt(path, error)
 
 
 def _refuse_corrupt(path: Path, error: Exception) -> NoReturn:

@@ -31,8 +31,8 @@ def set_grid(image: sitk.Image, grid: Grid) -> None:
     image.SetDirection(direction.ravel().tolist())
 
 
-def get_grid(image: sitk.Image) -> Grid:
-    """LPS to RAS: the place in space that `image` has."""
+def get_grid(image: sitk.Image | sitk.ImageFileReader) -> Grid:
+    """LPS to RAS: the place in space that `image` has, or a file's header."""
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()

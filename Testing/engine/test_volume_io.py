@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from scorefusion import volume_io
 from scorefusion.errors import GeometryError, VolumeError
-from scorefusion.volume import Volume, check_output_path, read_volume, write_volume
+from scorefusion.volume import Volume, check_output_path, read_grid, read_volume, write_volume
 from scorefusion.volume_itk import array_from_image, get_grid, image_from_array
 
 nib = pytest.importorskip("nibabel")
@@ -166,6 +166,26 @@ class TestReading:
         volume = read_volume(tmp_path / "scan.nrrd")
         np.testing.assert_allclose(volume.affine, [[1, 0, 0, 10], [0, 2, 0, 20], [0, 0, 3, 30], [0, 0, 0, 1]])
         np.testing.assert_allclose(volume.data[0], DATA)
+
+
+class TestGridAlone:
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    def test_is_that_of_the_volume_and_needs_no_voxels(self, tmp_path: Path, volume: Volume, suffix: str) -> None:
+        path = write_volume(volume, tmp_path / f"scan{suffix}")
+        assert read_grid(path).is_close(read_volume(path).grid, tolerance_mm=0.0)
+        if suffix != ".nii.gz":
+            path.write_bytes(path.read_bytes()[:-100])
+            assert read_grid(path).is_close(volume.grid)
+
+    def test_refuses_what_read_volume_refuses(self, tmp_path: Path) -> None:
+        with pytest.raises(VolumeError, match="does not exist"):
+            read_grid(tmp_path / "gone.nii.gz")
+        nib.save(nib.Nifti1Image(np.ones((6, 8, 1), np.float32), STRAIGHT), tmp_path / "slice.nii")
+        with pytest.raises(VolumeError, match="single slice"):
+            read_grid(tmp_path / "slice.nii")
+        (tmp_path / "text.mha").write_text("no header")
+        with pytest.raises(VolumeError, match="cannot be read"):
+            read_grid(tmp_path / "text.mha")
 
 
 class TestSlices:
