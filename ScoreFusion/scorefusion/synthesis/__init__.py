@@ -1,0 +1,1 @@
+"""Synthetic heads with several contrasts, made from label maps: training data without anyone's images."""
