@@ -24,9 +24,10 @@ from scorefusion.evaluation import cli, meter  # noqa: E402
 from scorefusion.evaluation.benchmark import classical_methods, facts_of, gains, prepare, run_benchmark  # noqa: E402
 from scorefusion.evaluation.classical import CLASSICAL_METHODS  # noqa: E402
 from scorefusion.evaluation.demo import run_demo  # noqa: E402
+from scorefusion.evaluation.document import markdown  # noqa: E402
 from scorefusion.evaluation.learned import choose_methods, learned_methods, sampling_plans  # noqa: E402
 from scorefusion.evaluation.metrics import data_residual  # noqa: E402
-from scorefusion.evaluation.report import markdown  # noqa: E402
+from scorefusion.evaluation.report import document  # noqa: E402
 from scorefusion.evaluation.simulate import Setting, simulate  # noqa: E402
 from scorefusion.evaluation.suites import Suite, SuiteCase, named_suite, suite_of  # noqa: E402
 from scorefusion.fusion import InputRule, Member, PlaneEnsemble, ScoreFusion, make_volume_network  # noqa: E402
@@ -193,7 +194,7 @@ class TestBenchmark:
     def test_every_method_on_every_subject_and_the_ones_apart_left_out_of_the_mean(self, datalist: Path) -> None:
         benchmark = run_benchmark(suite_in(datalist), [Setting.parse("iso2")], classical_methods())
         assert len(benchmark.rows) == 2 * len(CLASSICAL_METHODS)
-        text = markdown(benchmark)
+        text = markdown(document(benchmark))
         assert "blobs (split test, 2 volumes, SHA-256" in text
         assert "box average over 2 x 2 x 2 voxels" in text
         assert "S02*" in text

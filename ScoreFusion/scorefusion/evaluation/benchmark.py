@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,15 @@ from torch import Tensor, nn
 from scorefusion.datasets.spectrum import AxisReading, read_axes
 from scorefusion.errors import VolumeError
 from scorefusion.evaluation.classical import CLASSICAL_METHODS, ClassicalMethod
+from scorefusion.evaluation.lesions import (
+    LesionContrast,
+    LesionRegion,
+    LesionScore,
+    lesion_contrast,
+    lesion_region,
+    read_lesion,
+    score_lesion,
+)
 from scorefusion.evaluation.meter import Cost, Meter, code_version, describe_machine
 from scorefusion.evaluation.metrics import Calibration, Scores, calibration, noise_sigma, psnr_ceiling, score_volume
 from scorefusion.evaluation.regions import BrainRegion, brain_region
@@ -111,10 +120,16 @@ class Subject:
     reading: AxisReading  # of the whole truth, in RAS+ order
     noise: float  # standard deviation in the brain, of the truth's range
     ceiling: float  # dB
+    lesion: LesionRegion | None = None  # where the case has a mask of lesions or of a tumour
 
     def unit(self, data: Tensor) -> Tensor:
         """Scanner units to the truth's range [0, 1]; nothing is clipped."""
         return (data - self.scale.low) / (self.scale.high - self.scale.low)
+
+    @property
+    def unit_truth(self) -> Tensor:
+        """`(I, J, K)` in the truth's range."""
+        return self.unit(torch.from_numpy(self.truth.data[0]))
 
     @property
     def doubtful_axes(self) -> tuple[int, ...]:
@@ -140,6 +155,9 @@ class SubjectFacts:
     high_band_share: tuple[float, float, float]
     reading: str
     doubtful_axes: str  # letters of R A S
+    lesion: str | None = None  # "lesion" or "tumour", where there is a mask
+    lesion_voxels: int = 0
+    lesion_truth: LesionContrast | None = None
 
 
 @dataclass(frozen=True)
@@ -157,15 +175,18 @@ class Row:
     scores: Scores
     cost: Cost
     calibration: Calibration | None = None  # where the method gave an uncertainty; in the brain
+    lesion: LesionScore | None = None
 
     def flat(self) -> dict[str, Any]:
         """For CSV."""
-        values = {key: value for key, value in asdict(self).items() if key not in ("scores", "cost", "calibration")}
+        apart = ("scores", "cost", "calibration", "lesion")
+        values = {key: value for key, value in asdict(self).items() if key not in apart}
         scores = asdict(self.scores)
         for axis, ratio in zip("ijk", scores.pop("through_plane"), strict=True):
             scores[f"through_plane_{axis}"] = ratio
         sure = {name.name: getattr(self.calibration, name.name, None) for name in fields(Calibration)}
-        return {**values, **scores, **asdict(self.cost), **sure}
+        lesion = {f"lesion_{name.name}": getattr(self.lesion, name.name, None) for name in fields(LesionScore)}
+        return {**values, **scores, **asdict(self.cost), **sure, **lesion}
 
 
 @dataclass
@@ -206,16 +227,20 @@ def prepare(case: SuiteCase, setting: Setting, crop: str = "foreground") -> Subj
     box = foreground_box(keep, MARGINS[crop], setting.block(volume.grid))
     truth = volume.crop(box)
     region = BrainRegion(brain.mask[box.slices].clone(), brain.how)
+    marked = read_lesion(case.case.masks, volume)
+    lesion = None if marked is None else lesion_region(marked[1][box.slices], region.mask, marked[0])
     scale = fit_intensity_scale(truth.data)
     scan = simulate(truth, setting)
     unit = (torch.from_numpy(truth.data[0]) - scale.low) / (scale.high - scale.low)
     noise = noise_sigma(unit, region.mask)
     averaged = float(np.prod(scan.acquisition.widths))
-    return Subject(case, truth, scan, scale, region, read_axes(volume.data[0]), noise, psnr_ceiling(noise, averaged))
+    reading, ceiling = read_axes(volume.data[0]), psnr_ceiling(noise, averaged)
+    return Subject(case, truth, scan, scale, region, reading, noise, ceiling, lesion)
 
 
 def facts_of(subject: Subject) -> SubjectFacts:
     """What the report says about a subject."""
+    lesion = subject.lesion
     return SubjectFacts(
         setting=subject.scan.setting.name,
         subject=subject.case.subject,
@@ -231,6 +256,9 @@ def facts_of(subject: Subject) -> SubjectFacts:
         high_band_share=subject.reading.shares,
         reading=subject.reading.sentence,
         doubtful_axes="".join("RAS"[axis] for axis in subject.doubtful_axes),
+        lesion=None if lesion is None else lesion.kind,
+        lesion_voxels=0 if lesion is None else int(lesion.inside.sum()),
+        lesion_truth=None if lesion is None else lesion_contrast(subject.unit_truth, lesion),
     )
 
 
@@ -303,18 +331,19 @@ def _score(subject: Subject, facts: SubjectFacts, method: Method, store: dict[st
     if tuple(estimate.shape) != subject.truth.spatial_shape or not bool(torch.isfinite(estimate).all()):
         msg = f"method {method.key} gave shape {tuple(estimate.shape)} or non-finite voxels for {subject.case.title}"
         raise VolumeError(msg)
-    truth, brain = subject.unit(torch.from_numpy(subject.truth.data[0])), subject.brain.mask
+    truth, brain = subject.unit_truth, subject.brain.mask
     measured = subject.unit(torch.from_numpy(subject.scan.volume.data[0]))
     scores = score_volume(estimate, truth, brain, subject.scan.acquisition, measured)
     sure = None
     if restored.uncertainty is not None:
         deviation = restored.uncertainty.cpu().float() / (subject.scale.high - subject.scale.low)
         sure = calibration(estimate, truth, deviation, brain)
+    lesion = None if subject.lesion is None else score_lesion(estimate, truth, subject.lesion, brain)
     if store is not None:
         store[method.key] = restored
     return Row(
         facts.setting, facts.subject, facts.contrast, facts.apart, facts.doubtful_axes,
-        method.key, method.label, method.family, scores, meter.cost, sure,
+        method.key, method.label, method.family, scores, meter.cost, sure, lesion,
     )  # fmt: skip
 
 
@@ -322,9 +351,25 @@ def _score(subject: Subject, facts: SubjectFacts, method: Method, store: dict[st
 # ------------------------------------------------------------------------------------------------
 
 
-def mean_of(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
+class Counted(Protocol):
+    """A row of any table: one method on one person."""
+
+    @property
+    def apart(self) -> str | None:
+        """Why it stays out of the mean."""
+
+
+AnyRow = TypeVar("AnyRow", bound=Counted)
+
+
+def values_of(rows: Sequence[AnyRow], value: Callable[[AnyRow], float]) -> list[float]:
+    """One value a person; those kept apart do not count."""
+    return [value(row) for row in rows if row.apart is None]
+
+
+def mean_of(rows: Sequence[AnyRow], value: Callable[[AnyRow], float]) -> float:
     """Mean over subjects; those kept apart do not count. nan if there is none."""
-    values = [value(row) for row in rows if row.apart is None]
+    values = values_of(rows, value)
     return float(np.mean(values)) if values else math.nan
 
 

@@ -134,8 +134,8 @@ def run(
         kept=gallery.wanted if gallery else (),
         crop=crop,
     )
-    written = list(write_report(benchmark, out).values())
-    return benchmark, written + (gallery.written if gallery else [])
+    drawn = gallery.written if gallery else []
+    return benchmark, [*write_report(benchmark, out, pictures=drawn).values(), *drawn]
 
 
 def show(benchmark: Benchmark) -> None:

@@ -178,7 +178,7 @@ def run_demo(
         keep=keep,
         kept=gallery.wanted,
     )
-    written += [*gallery.written, *write_report(benchmark, output, "demo").values()]
+    written += [*gallery.written, *write_report(benchmark, output, "demo", gallery.written).values()]
     return benchmark, written
 
 

@@ -74,16 +74,16 @@ def compare(
         uncertainty: standard deviation in scanner units, as `Restored.data`.
     """
     scan, setting = subject.scan, subject.scan.setting
-    truth = subject.unit(torch.from_numpy(subject.truth.data[0]))
+    truth = subject.unit_truth
     measured = torch.from_numpy(scan.volume.data)[None]
     blocks = subject.unit(scan.acquisition.upsample(measured, "nearest")[0, 0])
     spacing = " x ".join(f"{value:.3g}" for value in scan.volume.spacing)
 
-    def panel(title: str, restored: Restored) -> Panel:
+    def judged(title: str, restored: Restored) -> Panel:
         data = subject.unit(restored.data.cpu().float())
         brain = subject.brain.mask
         note = f"{psnr(data, truth, brain):.2f} dB   SSIM {ssim(data, truth, brain):.3f}"
-        return Panel(title, data.numpy(), note)
+        return Panel(title, data.numpy(), note, judged=True)
 
     unsure = None
     if uncertainty is not None:
@@ -101,9 +101,11 @@ def compare(
         caption=small_print,
         spacing=subject.truth.spacing,
         brain=subject.brain.mask.numpy(),
-        coarse=Panel("coarse scan", blocks.numpy(), f"{spacing} mm"),
-        baseline=panel(baseline_title, baseline),
-        ours=panel(ours_title, ours),
+        panels=(
+            Panel("coarse scan", blocks.numpy(), f"{spacing} mm"),
+            judged(baseline_title, baseline),
+            judged(ours_title, ours),
+        ),
         truth=Panel("truth", truth.numpy(), f"noise ceiling {subject.ceiling:.1f} dB"),
         uncertainty=unsure,
         # Across thick slices the detail was lost in the planes that cut them: show one of those.

@@ -64,9 +64,9 @@ def psnr(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, *, data_ra
     return 10.0 * math.log10(data_range**2 / error) if error > 0 else math.inf
 
 
-def _box_mean(volume: Tensor, window: int) -> Tensor:
-    """Mean over a cube of `window` voxels around each voxel whose cube fits: `(I, J, K)` -> `(I-w+1, J-w+1, K-w+1)`."""
-    for axis in range(3):
+def _box_mean(volume: Tensor, window: int, axes: Sequence[int]) -> Tensor:
+    """Mean over `window` voxels along each of `axes`, where the box fits: these axes lose `window - 1` voxels."""
+    for axis in axes:
         # A running sum costs two additions a voxel whatever the window; float64 keeps it exact enough.
         total = torch.cumsum(volume, dim=axis)
         size = volume.shape[axis] - window + 1
@@ -76,23 +76,30 @@ def _box_mean(volume: Tensor, window: int) -> Tensor:
     return volume
 
 
-def _mirror(volume: Tensor, margin: int) -> Tensor:
-    """`volume` with `margin` voxels mirrored outward on each side, edge voxel repeated (as scipy's mode "reflect")."""
-    for axis in range(3):
+def _mirror(volume: Tensor, margin: int, axes: Sequence[int]) -> Tensor:
+    """`volume` with `margin` voxels mirrored outward along `axes`, edge voxel repeated (as scipy's mode "reflect")."""
+    for axis in axes:
         first = volume.narrow(axis, 0, margin).flip(axis)
         last = volume.narrow(axis, volume.shape[axis] - margin, margin).flip(axis)
         volume = torch.cat([first, volume, last], dim=axis)
     return volume
 
 
-def _ssim_map(estimate: Tensor, truth: Tensor, window: int, data_range: float) -> Tensor:
-    """Local SSIM where the window fits; `estimate` and `truth` already carry the margin, float64."""
-    mean_x, mean_y = _box_mean(estimate, window), _box_mean(truth, window)
+def _ssim_map(
+    estimate: Tensor, truth: Tensor, window: int, data_range: float, axes: Sequence[int] = (0, 1, 2)
+) -> Tensor:
+    """Local SSIM where the window fits; `estimate` and `truth` already carry the margin along `axes`, float64."""
+
+    def mean(volume: Tensor) -> Tensor:
+        return _box_mean(volume, window, axes)
+
+    mean_x, mean_y = mean(estimate), mean(truth)
     # Sample covariance (n - 1), as in Wang 2004 and scikit-image.
-    norm = window**3 / (window**3 - 1)
-    var_x = norm * (_box_mean(estimate * estimate, window) - mean_x * mean_x)
-    var_y = norm * (_box_mean(truth * truth, window) - mean_y * mean_y)
-    cov = norm * (_box_mean(estimate * truth, window) - mean_x * mean_y)
+    count = window ** len(axes)
+    norm = count / (count - 1)
+    var_x = norm * (mean(estimate * estimate) - mean_x * mean_x)
+    var_y = norm * (mean(truth * truth) - mean_y * mean_y)
+    cov = norm * (mean(estimate * truth) - mean_x * mean_y)
     c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
     return ((2 * mean_x * mean_y + c1) * (2 * cov + c2)) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
 
@@ -128,7 +135,7 @@ def ssim_regions(
     interior = torch.zeros(truth.shape, dtype=torch.bool)
     interior[half:-half, half:-half, half:-half] = True
     regions = [interior if mask is None else torch.as_tensor(mask, dtype=torch.bool) for mask in masks]
-    x, y = _mirror(estimate, half), _mirror(truth, half)
+    x, y = (_mirror(volume, half, (0, 1, 2)) for volume in (estimate, truth))
     sums = [0.0] * len(regions)
     for start in range(0, size, _SLAB):
         stop = min(start + _SLAB, size)
@@ -143,6 +150,26 @@ def ssim(
 ) -> float:
     """Structural similarity in 3D over one region; see `ssim_regions`."""
     return ssim_regions(estimate, truth, [mask], data_range=data_range, window=window)[0]
+
+
+def ssim_slices(
+    estimate: Tensor, truth: Tensor, axis: int, *, data_range: float = 1.0, window: int = SSIM_WINDOW
+) -> Tensor:
+    """Local structural similarity in 2D, in each slice normal to `axis`: `(I, J, K)` float64.
+
+    Conventions are those of `ssim_regions` and of scikit-image, with a square window.
+    """
+    estimate, truth, _ = _check_pair(estimate, truth, None)
+    axes = [other for other in range(3) if other != axis]
+    if min(truth.shape[other] for other in axes) < window or window % 2 == 0:
+        msg = f"SSIM needs an odd window no larger than the slice: window {window}, volume {tuple(truth.shape)}"
+        raise ValueError(msg)
+    local = []
+    for start in range(0, truth.shape[axis], _SLAB):
+        size = min(_SLAB, truth.shape[axis] - start)
+        x, y = (_mirror(v.narrow(axis, start, size).double(), window // 2, axes) for v in (estimate, truth))
+        local.append(_ssim_map(x, y, window, data_range, axes))
+    return torch.cat(local, dim=axis)
 
 
 def linear_mmd(estimates: Sequence[Tensor], truths: Sequence[Tensor]) -> float:

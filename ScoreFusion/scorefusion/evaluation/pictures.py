@@ -30,11 +30,17 @@ CAPTION_SIZE = 8.5  # points
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """A column: what it shows and what is said under its title. `data` is `(I, J, K)`, scaled to the truth's [0, 1]."""
+    """A column: what it shows and what is said under its title.
+
+    Attributes:
+        data: `(I, J, K)`, scaled to the truth's [0, 1].
+        judged: its error is shown in a column of its own.
+    """
 
     title: str
     data: NDArray[np.float32]
     note: str = ""
+    judged: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +52,24 @@ class Comparison:
         caption: small print: data, model, operator, seed.
         spacing: mm along i, j, k.
         brain: bool `(I, J, K)`; where the slices and the close-up are chosen.
-        coarse, baseline, ours, truth: the grey columns; errors are shown for `baseline` and `ours`.
+        panels: the grey columns before the truth; at least one is judged, and the first of these sets the scale of all
+            errors and the place of the close-up.
+        truth: the last grey column.
         uncertainty: `(I, J, K)` standard deviation, or None.
         close_up_axis: axis across the slice of the close-up.
+        focus: bool `(I, J, K)`; slices and close-up show most of it, instead of the middle of the brain and the
+            largest error. None = no such place.
     """
 
     title: str
     caption: str
     spacing: tuple[float, float, float]
     brain: NDArray[np.bool_]
-    coarse: Panel
-    baseline: Panel
-    ours: Panel
+    panels: tuple[Panel, ...]
     truth: Panel
     uncertainty: Panel | None = None
     close_up_axis: int = 2
+    focus: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,17 +116,17 @@ def comparison_figure(comparison: Comparison) -> Figure:
         msg = "pictures need matplotlib; get it with: pip install 'scorefusion[demo]'"
         raise RequestError(msg) from error
 
-    errors = [np.abs(panel.data - comparison.truth.data) for panel in (comparison.baseline, comparison.ours)]
+    judged = [panel for panel in comparison.panels if panel.judged]
+    errors = [np.abs(panel.data - comparison.truth.data) for panel in judged]
     error_top = max(1e-6, float(np.percentile(errors[0][comparison.brain], 99.0)))
     # Fat is brighter than any brain; let it saturate, so that the brain has contrast in whole heads too.
     white = min(1.05, 1.1 * float(np.percentile(comparison.truth.data[comparison.brain], 99.8)))
     columns = [
+        *((panel, "gray", white) for panel in (*comparison.panels, comparison.truth)),
         *(
-            (panel, "gray", white)
-            for panel in (comparison.coarse, comparison.baseline, comparison.ours, comparison.truth)
+            (Panel(f"|error| {panel.title}", error), "magma", error_top)
+            for panel, error in zip(judged, errors, strict=True)
         ),
-        (Panel(f"|error| {comparison.baseline.title}", errors[0]), "magma", error_top),
-        (Panel(f"|error| {comparison.ours.title}", errors[1]), "magma", error_top),
     ]
     if comparison.uncertainty is not None:
         top = max(1e-6, float(np.percentile(comparison.uncertainty.data[comparison.brain], 99.5)))
@@ -168,26 +177,40 @@ def comparison_figure(comparison: Comparison) -> Figure:
 
 
 def _views(comparison: Comparison, error: NDArray[Any]) -> list[_View]:
-    """Axial, coronal, sagittal through the middle of the brain, then the close-up where the baseline errs most."""
-    occupied = [comparison.brain.any(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
-    middle = [int(np.median(np.flatnonzero(layers))) for layers in occupied]
-    # Beside the midline, where the sagittal slice shows gyri and not the falx.
-    middle[0] = min(middle[0] + round(8.0 / comparison.spacing[0]), comparison.brain.shape[0] - 1)
+    """Axial, coronal, sagittal through the middle of the brain, then the close-up where the first judged panel errs
+    most; through most of the focus where there is one. A single slice has one view."""
+    focus = comparison.focus
+    place = _middle(comparison) if focus is None else [int(_layers(focus, axis).argmax()) for axis in range(3)]
     views = [
-        _View("axial", 2, middle[2], "R", "L", "A"),
-        _View("coronal", 1, middle[1], "R", "L", "S"),
-        _View("sagittal", 0, middle[0], "A", "P", "S"),
+        _View("axial", 2, place[2], "R", "L", "A"),
+        _View("coronal", 1, place[1], "R", "L", "S"),
+        _View("sagittal", 0, place[0], "A", "P", "S"),
     ]
-    near = next(view for view in views if view.axis == comparison.close_up_axis)
+    thin = [axis for axis in range(3) if error.shape[axis] == 1]
+    views = [view for view in views if not thin or view.axis in thin]
+    near = next((view for view in views if view.axis == comparison.close_up_axis), views[0])
     across, up = (axis for axis in range(3) if axis != near.axis)
     sides = [max(8, round(CLOSE_UP_MM / comparison.spacing[axis])) for axis in (across, up)]
-    inside = np.take(comparison.brain, near.index, axis=near.axis)
+    inside = np.take(comparison.brain if focus is None else focus, near.index, axis=near.axis)
     energy = np.where(inside, np.take(error, near.index, axis=near.axis) ** 2, 0.0)
     sides = [min(side, size) for side, size in zip(sides, energy.shape, strict=True)]
     sums = np.lib.stride_tricks.sliding_window_view(energy, tuple(sides)).sum(axis=(2, 3))
     first, second = np.unravel_index(int(sums.argmax()), sums.shape)
     window = (slice(int(first), int(first) + sides[0]), slice(int(second), int(second) + sides[1]))
     return [*views, _View("close-up", near.axis, near.index, near.left, near.right, near.top, window)]
+
+
+def _layers(mask: NDArray[np.bool_], axis: int) -> NDArray[np.int64]:
+    """Voxels of the mask in each slice across `axis`."""
+    layers: NDArray[np.int64] = mask.sum(axis=tuple(other for other in range(3) if other != axis))
+    return layers
+
+
+def _middle(comparison: Comparison) -> list[int]:
+    """A voxel in the middle of the brain, beside the midline: there the sagittal slice shows gyri and not the falx."""
+    middle = [int(np.median(np.flatnonzero(_layers(comparison.brain, axis)))) for axis in range(3)]
+    middle[0] = min(middle[0] + round(8.0 / comparison.spacing[0]), comparison.brain.shape[0] - 1)
+    return middle
 
 
 def _show(axes: Axes, view: _View, volume: NDArray[Any], spacing: Sequence[float], colours: str, limit: float) -> Any:

@@ -42,11 +42,14 @@ def erode(mask: Tensor, voxels: int) -> Tensor:
     mask."""
     if voxels == 0:
         return mask.clone()
-    size = 2 * voxels + 1
-    outside = torch.nn.functional.pad((~mask).to(torch.uint8).float()[None, None], [voxels] * 6, value=1.0)
+    outside = (~mask).float()[None, None]
     for axis in range(3):  # a cube is three lines
-        window = [1, 1, 1]
-        window[axis] = size
+        if mask.shape[axis] == 1:  # a single slice has no neighbours to lose
+            continue
+        padding, window = [0] * 6, [1, 1, 1]
+        padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = voxels
+        window[axis] = 2 * voxels + 1
+        outside = torch.nn.functional.pad(outside, padding, value=1.0)
         outside = torch.nn.functional.max_pool3d(outside, tuple(window), stride=1)
     return outside[0, 0] == 0
 
