@@ -67,7 +67,7 @@ def evaluate(
         from scorefusion.progress import Reporter
 
         reporter = Reporter(sink, stop.requested)
-        chosen = _find_suite(datalist, suite, split, _split(subjects))
+        chosen = find_suite(datalist, suite, split, _split(subjects))
         out.mkdir(parents=True, exist_ok=True)
         benchmark, paths = run(
             chosen,
@@ -162,7 +162,8 @@ def _caption(bundles: Sequence[Bundle], seed: int, precision: str) -> dict[str, 
     return {"model": names, "seed": f"{seed}, precision {precision}"}
 
 
-def _find_suite(datalist: Path | None, name: str | None, split: str, subjects: Sequence[str]) -> Suite:
+def find_suite(datalist: Path | None, name: str | None, split: str, subjects: Sequence[str]) -> Suite:
+    """What `evaluate` and `downstream` score: a datalist or a named suite, all of it or some subjects."""
     from dataclasses import replace
 
     from scorefusion.datasets.datalist import read_datalist
