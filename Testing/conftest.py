@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from scorefusion.bundle import Bundle
+    from scorefusion.fusion import FusionRule
     from scorefusion.volume import Volume
 
 # Test volumes are tiny: a second thread only waits, on a busy machine for minutes. torch reads this when imported.
@@ -81,77 +82,34 @@ def models_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def bundle_metadata() -> dict[str, Any]:
     """Complete metadata of a tiny model that runs, apart from what `write_bundle` fills in."""
-    network = {
-        "out_channels": 1,
-        "channels": [4, 8],
-        "blocks": 1,
-        "stem_factor": 2,
-        "normalisation": "none",
-        "resampling": "plain",
-        "embedding_size": 8,
-    }
-    plane_network = {**network, "spatial_dims": 2, "in_channels": 3 + 3 + 1 + 1, "context_size": 3}
-    fusion_network = {**network, "spatial_dims": 3, "in_channels": 1 + 1 + 3 + 1 + 3, "out_channels": 3}
-    return {
-        "name": "Tiny model",
-        "version": "1.2.0",
-        "description": "Two random networks, for tests.",
-        "scorefusion": {
-            "format_version": 1,
-            "task": "super_resolution",
-            "conditions": [
-                {"name": "image", "contrasts": ["t1", "t2"], "optional": False, "description": "The coarse volume."}
-            ],
-            "target": {"name": "image", "same_contrast_as": "image", "units": "input units", "range": None},
-            "spacing_mm": [1.0, 1.0, 1.0],
-            "base": "cubic",
-            "base_rounds": 2,
-            "residual_gain": 8.0,
-            "planes": ["sagittal", "coronal", "axial"],
-            "slab_radius": 1,
-            "inputs": {"plane_context": True},
-            "networks": {
-                "planes": [
-                    {
-                        "file": "models/plane.safetensors",
-                        "planes": ["sagittal", "coronal", "axial"],
-                        "conditions": ["image"],
-                        "config": plane_network,
-                    }
-                ],
-                "fusion": {"file": "models/fusion.safetensors", "config": fusion_network},
-            },
-            "schedule": {"kind": "cosine", "num_train_timesteps": 100, "prediction": "clean"},
-            "presets": {
-                "fast": {"steps": 1, "solver": "ddim", "start": 99, "samples": 1, "note": "one step"},
-                "balanced": {"steps": 4, "solver": "ddim", "start": 99, "samples": 1, "note": "four steps"},
-            },
-            "domain": {"anatomy": "human brain", "modality": "MR", "spacing_mm": [0.7, 1.3], "factor": [1.25, 8]},
-            "training": {},
-            "quality": {},
-            "licence": "Apache-2.0",
-            "citation": "",
-        },
-    }
+    return _tiny_restorer()[1]
 
 
 @pytest.fixture
-def tiny_bundle(tmp_path: Path, bundle_metadata: dict[str, Any]) -> Bundle:
+def tiny_bundle(tmp_path: Path) -> Bundle:
     """A bundle on disk, outside the model folders: right in form, random in content."""
-    torch = pytest.importorskip("torch")
-    from scorefusion.bundle import write_bundle
-    from scorefusion.unet import UNet, UNetConfig
+    pytest.importorskip("torch")
+    from tiny_models import tiny_states
 
-    networks = bundle_metadata["scorefusion"]["networks"]
-    torch.manual_seed(1)
-    plane = UNet(UNetConfig.from_dict(networks["planes"][0]["config"])).state_dict()
-    fusion = UNet(UNetConfig.from_dict(networks["fusion"]["config"])).state_dict()
-    for tensor in (*plane.values(), *fusion.values()):
-        tensor += 0.05 * torch.randn(tensor.shape)  # heads start at zero, and would hide everything
-    states = {
-        "models/plane.safetensors": plane,
-        "models/fusion.safetensors": {f"network.{name}": tensor for name, tensor in fusion.items()},
+    from scorefusion.bundle import write_bundle
+
+    rule, metadata = _tiny_restorer()
+    card = "# Tiny model\n\nFor tests.\n"
+    return write_bundle(tmp_path / "made" / "tiny-sr", metadata, tiny_states(rule), card, "Apache-2.0\n")
+
+
+def _tiny_restorer() -> tuple[FusionRule, dict[str, Any]]:
+    """One plane network for three planes and a fusion network; few levels, so that tests can name one beyond them."""
+    from tiny_models import PRESETS, tiny_ensemble, tiny_fusion, tiny_metadata
+
+    from scorefusion.inputs import InputRule
+
+    inputs = InputRule(slab_radius=1, plane_context=True, residual_gain=8.0, prediction="clean")
+    rule = tiny_fusion(tiny_ensemble(inputs, std=0.08), std=0.08)
+    presets = {
+        "fast": {**PRESETS["fast"], "start": 99, "samples": 1},
+        "balanced": {"steps": 4, "solver": "ddim", "start": 99, "samples": 1, "note": "four steps"},
     }
-    return write_bundle(
-        tmp_path / "made" / "tiny-sr", bundle_metadata, states, "# Tiny model\n\nFor tests.\n", "Apache-2.0\n"
-    )
+    schedule = {"kind": "cosine", "num_train_timesteps": 100, "prediction": "clean"}
+    domain = {"anatomy": "human brain", "modality": "MR", "spacing_mm": [0.7, 1.3], "factor": [1.25, 8]}
+    return rule, tiny_metadata(rule, base="cubic", schedule=schedule, presets=presets, domain=domain)

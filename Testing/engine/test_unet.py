@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from tiny_models import COMPACT_LIKE, PAPER_LIKE, tiny_network
+from torch.utils.checkpoint import checkpoint
 
-from scorefusion.fusion import FeatureAlignment, Member
+from scorefusion import unet
+from scorefusion.ensemble import Member
+from scorefusion.features import FeatureAlignment
 from scorefusion.planes import Plane
 from scorefusion.unet import (
     UNet,
@@ -13,6 +20,7 @@ from scorefusion.unet import (
     count_parameters,
     crop_to,
     fusion_config,
+    noise_time,
     pad_to_multiple,
     plane_config,
     shuffle,
@@ -20,13 +28,10 @@ from scorefusion.unet import (
 )
 
 
-def _tiny(dims: int, **changes: object) -> UNet:
-    torch.manual_seed(0)
-    settings = {"spatial_dims": dims, "in_channels": 3, "out_channels": 2, "channels": (4, 8), "embedding_size": 8}
-    network = UNet(UNetConfig(**{**settings, **changes}))  # type: ignore[arg-type]
-    for parameter in network.parameters():  # zero-initialised layers would hide mistakes
-        torch.nn.init.normal_(parameter, std=0.2)
-    return network.eval()
+def _tiny(dims: int, **changes: Any) -> UNet:
+    """With normalisation and residual resampling, unlike the compact networks."""
+    settings = {"channels": (4, 8), "blocks": 2, "stem_factor": 1, "normalisation": "group", "resampling": "block"}
+    return tiny_network(dims, 3, 2, std=0.2, **{**settings, **changes})
 
 
 class TestPublishedSizes:
@@ -148,3 +153,77 @@ class TestConfig:
     def test_wrong_dimension(self) -> None:
         with pytest.raises(ValueError, match="2 or 3"):
             UNetConfig(4, 1, 1, (8,))
+
+    @pytest.mark.parametrize("channels", [(), (5, 8)])
+    def test_an_odd_first_level_is_refused(self, channels: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match="begin with an even number"):
+            UNetConfig(2, 1, 1, channels)
+
+
+class TestNoiseTime:
+    def test_is_the_cosine_schedules_own_time(self) -> None:
+        time = torch.tensor([0.0, 0.25, 0.5, 1.0])
+        alpha_bar = torch.cos(0.5 * torch.pi * time) ** 2
+        assert torch.allclose(noise_time(alpha_bar), time, atol=1e-6)
+        assert torch.allclose(noise_time(alpha_bar, 1000.0), 1000 * time, atol=1e-3)
+        assert noise_time(torch.tensor([1.0 + 1e-6])) == 0
+
+
+class TestCheckpointing:
+    """Activations computed again in the backward pass are the same activations."""
+
+    def _step(self, network: UNet, checkpointing: bool) -> tuple[list[torch.Tensor], int]:
+        """Gradients, and the bytes that wait for the backward pass: saved tensors and what is computed again from."""
+        kept: dict[int, int] = {}
+        weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        def count(part: Callable[..., Any], *arguments: Any, use_reentrant: bool) -> Any:
+            for argument in torch.utils._pytree.tree_leaves(arguments):
+                if isinstance(argument, torch.Tensor):
+                    keep(argument)
+            return checkpoint(part, *arguments, use_reentrant=use_reentrant)
+
+        network.checkpointing = checkpointing
+        network.zero_grad()
+        generator = torch.Generator().manual_seed(3)
+        spatial = (16, 8, 12)[: network.config.spatial_dims]
+        x = torch.randn(2, 3, *spatial, generator=generator)
+        scale = network.feature_scales[-1]
+        injected = {
+            scale: torch.randn(2, network.injection_channels[-1], *(s // scale for s in spatial), generator=generator)
+        }
+        torch.manual_seed(4)  # of the dropout
+        with pytest.MonkeyPatch.context() as patch, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            patch.setattr(unet, "checkpoint", count)
+            y, features = network(x, torch.tensor([0.2, 0.7]), injected=injected, return_features=True)
+            loss = y.square().mean() + sum(feature.square().mean() for feature in features)
+        bytes_kept = sum(kept.values())
+        loss.backward()
+        return [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None], bytes_kept
+
+    @pytest.mark.parametrize("dims", [2, 3])
+    @pytest.mark.parametrize("settings", [COMPACT_LIKE, {**PAPER_LIKE, "dropout": 0.2}], ids=["compact", "paper"])
+    def test_same_gradients_bit_for_bit_from_less_memory(self, dims: int, settings: dict[str, Any]) -> None:
+        network = tiny_network(dims, 3, 2, **{**settings, "stem_factor": 1}).train()
+        plain, kept = self._step(network, False)
+        again, kept_again = self._step(network, True)
+        assert len(plain) == len(again) > 20
+        for before, after in zip(plain, again, strict=True):
+            assert before.abs().max() > 0
+            assert torch.equal(before, after)
+        assert kept_again < 0.6 * kept
+
+    def test_is_off_by_default_and_without_effect_in_use(self) -> None:
+        network = tiny_network(2, 3)
+        assert network.checkpointing is False
+        x, level = torch.randn(1, 3, 8, 8), torch.tensor([0.4])
+        with torch.inference_mode():
+            expected, _ = network(x, level)
+            network.checkpointing = True
+            assert torch.equal(network(x, level)[0], expected)
