@@ -63,7 +63,7 @@ $(DONE)/demo: $(DONE)/torch pyproject.toml
 
 $(DONE)/test: $(DONE)/torch pyproject.toml
 	@echo "Installing ScoreFusion and the tools for its tests into $(VENV) ..."
-	@$(PIP) --editable ".[test,demo]"
+	@$(PIP) --editable ".[test,demo,train]"
 	@touch $@ $(DONE)/demo
 
 $(DONE)/system: $(DONE)/test

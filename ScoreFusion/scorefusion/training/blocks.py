@@ -1,172 +1,289 @@
-"""Training samples for super-resolution: blocks cut from real volumes, each measured by a scanner drawn at random.
+"""Training samples: blocks cut from scans or drawn from the generator, with what is given and what is sought.
 
-A block is a sub-volume with its measurement's base image (iterative back-projection) and residual. Making one costs a
-few matrix
-products; a pool of blocks is kept and one is renewed a step, so that most of the processor's time goes to the network.
+Block number n of a stream is always the same, whatever was drawn before: its random numbers come from
+(seed, stream, n). So a resumed run sees what the unbroken one would have seen, and two processes with two streams see
+what one process with both sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import torch
+from monai.transforms import RandomizableTransform, SpatialPad
 from torch import Tensor
 
-from scorefusion.acquisition import Acquisition, AxisSampling
-from scorefusion.fusion import acquisition_vector
+from scorefusion.acquisition import Acquisition, AxisSampling, Profile
+from scorefusion.inputs import ModelInputs, acquisition_vector
+from scorefusion.planes import Plane, position_channels
+from scorefusion.training.recipe import Augmentation, Recipe, Scanners
+from scorefusion.training.volumes import TrainingVolume
+
+if TYPE_CHECKING:
+    from scorefusion.synthesis.generator import ContrastGenerator
+
+FOREGROUND = -0.9  # normalised intensity above which a voxel belongs to the head
+ENOUGH_FOREGROUND = 0.15  # share of a block
+TRIES = 20
+WHOLE = 16  # sizes of whole volumes are cut to its multiples, which all networks take without padding
+DROPPED = 0.3  # how often an optional condition is left out
+Kind = TypeVar("Kind")
 
 
-@dataclass(frozen=True)
-class TrainingVolume:
-    """A volume ready for training.
-
-    Attributes:
-        case_id: person and contrast, for messages.
-        data: `(I, J, K)` float16, canonical axes, normalised to about [-1, 1].
-        weight: how often it is drawn, relative to the others.
-    """
-
-    case_id: str
-    data: np.ndarray
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class AcquisitionRanges:
-    """What scanners may be drawn, in voxels of the target grid.
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One training sample.
 
     Attributes:
-        isotropic_share: share of isotropic measurements; the rest are thick slices along a random axis.
-        isotropic_factors: each drawn with equal chance.
-        slice_factors: distance between slices, uniform over a mixture of ranges (each drawn with equal chance).
-        width_ratio: slice thickness over slice distance; below 1 is a gap.
-        gapless_share: share of acquisitions with thickness = distance.
-        gaussian_share: share of Gaussian slice profiles.
+        conditions: `(C, I, J, K)` float32 in about [-1, 1]; the first one is the base.
+        residual: `(1, I, J, K)` what is sought: gain * (target - base) / 2.
+        weight: of its loss. Error counts relative to what there is to find, as it does in decibels, so that mild and
+            strong acquisitions count alike.
+        acquisition: `(6,)` as `fusion.acquisition_vector`; None in translation.
+        operator: the scanner drawn; None in translation.
+        present: which conditions are there; None = all.
+        planes: planes that can be cut (a single slice has one).
+        position: `(3, I, J, K)` coordinates in the whole head, where the networks are shown them.
     """
 
-    isotropic_share: float = 0.45
-    isotropic_factors: tuple[float, ...] = (4.0, 4.0, 4.0, 3.0, 2.0)
-    slice_factors: tuple[tuple[float, float], ...] = ((4.0, 6.0), (4.0, 6.0), (2.0, 8.0))
-    width_ratio: tuple[float, float] = (0.7, 1.3)
-    gapless_share: float = 0.7
-    gaussian_share: float = 0.25
+    conditions: Tensor
+    residual: Tensor
+    weight: float
+    acquisition: Tensor | None = None
+    operator: Acquisition | None = None
+    present: tuple[bool, ...] | None = None
+    planes: tuple[Plane, ...] = tuple(Plane)
+    position: Tensor | None = None
 
-    def draw(self, shape: Sequence[int], rng: np.random.Generator) -> Acquisition:
-        """An acquisition of a block of this shape."""
-        gaussian = "gaussian" if rng.random() < self.gaussian_share else "box"
-        ratio = 1.0 if rng.random() < self.gapless_share else rng.uniform(*self.width_ratio)
-        if rng.random() < self.isotropic_share:
-            factor = float(rng.choice(self.isotropic_factors))
-            return Acquisition(shape, [_sampling(size, factor, factor * ratio, gaussian, rng) for size in shape])
-        factor = float(rng.uniform(*self.slice_factors[rng.integers(len(self.slice_factors))]))
-        axes: list[AxisSampling | None] = [None, None, None]
-        axis = int(rng.integers(3))
-        axes[axis] = _sampling(shape[axis], factor, factor * ratio, gaussian, rng)
-        return Acquisition(shape, axes)
+    @property
+    def base(self) -> Tensor:
+        """`(1, I, J, K)`."""
+        return self.conditions[:1]
+
+    @property
+    def inputs(self) -> ModelInputs:
+        """As the networks take it, a batch of one."""
+        known = None if self.acquisition is None else self.acquisition[None]
+        position = None if self.position is None else self.position[None]
+        return ModelInputs(self.conditions[None], known, self.present, position)
 
 
-def _sampling(size: int, factor: float, width: float, profile: str, rng: np.random.Generator) -> AxisSampling:
+class BlockSource:
+    """Makes blocks by number.
+
+    Args:
+        recipe: task, conditions, scanners, augmentation.
+        volumes: what to cut from; may be empty if there is a generator.
+        shape: voxels of a block; None = as much of a whole volume as `WHOLE` divides.
+        generator: of synthetic heads, drawn with chance `recipe.data.synthetic.share`.
+        augment: False for validation.
+        device: where blocks are made and stay.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        volumes: Sequence[TrainingVolume],
+        shape: tuple[int, int, int] | None,
+        generator: ContrastGenerator | None = None,
+        augment: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.recipe, self.volumes, self.generator = recipe, volumes, generator
+        self.device = torch.device(device)
+        self.augment = augment
+        weights = np.array([volume.weight for volume in volumes])
+        self.chances = weights / weights.sum() if len(volumes) else weights
+        synthetic = recipe.data.synthetic
+        self.synthetic_share = 0.0 if generator is None or synthetic is None else synthetic.share
+        if not volumes:
+            self.synthetic_share = 1.0
+        self.change = RandIntensity(recipe.data.augmentation)
+        self.shape = shape
+
+    def draw(self, number: int, stream: int = 0) -> Block:
+        """Block `number` of a stream."""
+        rng = np.random.default_rng([self.recipe.seed, stream, number])
+        cut = self._synthetic(rng) if rng.random() < self.synthetic_share else self._cut(rng)
+        image = cut.image
+        if self.augment:
+            # A sharper image of the same contrast may change its intensities at will; another contrast's may not.
+            changed = image if self.recipe.task == "super_resolution" else image[:-1]
+            changed = self._augment(changed, rng)
+            image = changed if self.recipe.task == "super_resolution" else torch.cat([changed, image[-1:]])
+        return self._measure(replace(cut, image=image), rng)
+
+    def _cut(self, rng: np.random.Generator) -> _Cut:
+        volume = self.volumes[rng.choice(len(self.volumes), p=self.chances)]
+        whole = volume.data.shape[1:]
+        shape = self.shape or [max(1, have // WHOLE * WHOLE) for have in whole]
+        size = [min(want, have) for want, have in zip(shape, whole, strict=True)]
+        for _ in range(TRIES):
+            start = [int(rng.integers(have - want + 1)) for want, have in zip(size, whole, strict=True)]
+            window = tuple(slice(first, first + count) for first, count in zip(start, size, strict=True))
+            block = volume.data[slice(None), window[0], window[1], window[2]]
+            if (block[-1] > FOREGROUND).mean() > ENOUGH_FOREGROUND:
+                break
+        image = torch.from_numpy(block.astype(np.float32)).to(self.device)
+        for axis, chance in enumerate(self.recipe.data.augmentation.flip if self.augment else ()):
+            if rng.random() < chance:
+                image = image.flip(1 + axis)
+                start[axis] = whole[axis] - size[axis] - start[axis]
+        # A volume smaller than the block is continued by its edge; a single slice stays one.
+        full = [want if have > 1 else 1 for want, have in zip(shape, whole, strict=True)]
+        if full != size:
+            image = SpatialPad(full, method="end", mode="replicate")(image)
+        return _Cut(torch.as_tensor(image).contiguous(), volume.sharp_axes, tuple(start), whole)
+
+    def _synthetic(self, rng: np.random.Generator) -> _Cut:
+        assert self.generator is not None
+        images = self.generator.draw(int(rng.integers(2**31))).images
+        if self.recipe.task == "super_resolution":
+            names = [name for name in self.recipe.target.contrasts if name in images]
+            image = images[names[rng.integers(len(names))]][None]
+            return _Cut(image, (0, 1, 2), (0, 0, 0), tuple(image.shape[1:]))
+        known = [next(key for key in c.contrasts if key in images) for c in self.recipe.conditions]
+        target = next(key for key in self.recipe.target.contrasts if key in images)
+        image = torch.stack([images[key] for key in (*known, target)])
+        return _Cut(image, (0, 1, 2), (0, 0, 0), tuple(image.shape[1:]))
+
+    def _augment(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+        channels = []
+        for channel in image:
+            self.change.set_random_state(int(rng.integers(2**31)))
+            channels.append(self.change(channel))
+        return torch.stack(channels)
+
+    def _measure(self, cut: _Cut, rng: np.random.Generator) -> Block:
+        conditions, target = cut.image[:-1], cut.image[-1:]
+        gain = self.recipe.networks.residual_gain
+        operator = None
+        if self.recipe.task == "super_resolution":
+            operator = draw_acquisition(self.recipe.data.acquisition, _triple(target.shape[1:]), rng, cut.sharp_axes)
+            conditions = torch.cat([self._base(operator, target), conditions])
+        residual = 0.5 * gain * (target - conditions[:1])
+        weight = 1.0
+        if self.recipe.networks.prediction == "clean":  # noise and v have the same power in every block
+            weight = 1.0 / (float(residual.square().mean()) + 0.02)
+        planes = tuple(p for p in self.recipe.planes if min(target.shape[1 + a] for a in p.in_plane_axes) > 1)
+        position = cut.position() if self.recipe.networks.position else None
+        known = None if operator is None else acquisition_vector(operator)[0].to(self.device)
+        return Block(conditions, residual, weight, known, operator, self._presence(rng), planes, position)
+
+    def _base(self, operator: Acquisition, target: Tensor) -> Tensor:
+        measured = operator.forward(target[None])
+        if self.recipe.networks.base == "back_projection":
+            return operator.back_project(measured, self.recipe.networks.base_rounds)[0]
+        assert self.recipe.networks.base != "condition"  # the recipe sees to it
+        return operator.upsample(measured, self.recipe.networks.base)[0]
+
+    def _presence(self, rng: np.random.Generator) -> tuple[bool, ...] | None:
+        optional = [condition.optional for condition in self.recipe.conditions]
+        if not any(optional):
+            return None
+        return tuple(not (may_lack and rng.random() < DROPPED) for may_lack in optional)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """A piece of a head and where it was: `image` `(C, I, J, K)`, first voxel, voxels of the whole."""
+
+    image: Tensor
+    sharp_axes: tuple[int, ...]
+    start: tuple[int, ...]
+    whole: tuple[int, ...]
+
+    def position(self) -> Tensor:
+        """`(3, I, J, K)` coordinates in the whole, in [-1, 1]; beyond its edge they stay."""
+        channels = position_channels(self.whole, device=self.image.device)[0]
+        for axis, (start, size) in enumerate(zip(self.start, self.image.shape[1:], strict=True)):
+            wanted = torch.arange(start, start + size, device=channels.device).clamp(max=self.whole[axis] - 1)
+            channels = channels.index_select(1 + axis, wanted)
+        return channels
+
+
+def _triple(shape: Sequence[int]) -> tuple[int, int, int]:
+    i, j, k = shape
+    return i, j, k
+
+
+class RandIntensity(RandomizableTransform):
+    """Another scanner's intensities: gamma, tissue inverted on a dark background, scale. `(I, J, K)` in about [-1, 1].
+
+    MONAI's own gamma stretches a block to its minimum and maximum, which would tell the network what lies outside of
+    it; this one leaves -1 (background) where it is.
+    """
+
+    def __init__(self, options: Augmentation) -> None:
+        super().__init__(prob=1.0)
+        self.options = options
+
+    def __call__(self, data: Tensor, randomize: bool = True) -> Tensor:
+        o, unit = self.options, 0.5 * (data + 1.0)
+        gamma, invert, scale = self.R.random(), self.R.random(), self.R.uniform(*o.scale)
+        if gamma < o.gamma_share:
+            unit = unit.sign() * unit.abs() ** float(np.exp(self.R.uniform(-o.gamma, o.gamma)))
+        if invert < o.invert_share:
+            unit = torch.where(unit > 0.05, 1.05 - unit.clamp(max=1.05), unit)
+        return 2.0 * float(scale) * unit - 1.0
+
+
+def draw_acquisition(
+    scanners: Scanners,
+    shape: tuple[int, int, int],
+    rng: np.random.Generator,
+    sharp: Sequence[int] = (0, 1, 2),
+) -> Acquisition:
+    """A scanner for a block of this shape, coarse only along `sharp` axes."""
+    profile: Profile = "gaussian" if rng.random() < scanners.gaussian_share else "box"
+    ratio = 1.0 if rng.random() < scanners.gapless_share else rng.uniform(*scanners.width_ratio)
+    axes: list[AxisSampling | None] = [None, None, None]
+    if rng.random() < scanners.isotropic_share:
+        factor = float(rng.choice(scanners.isotropic_factors))
+        coarse: Sequence[int] = sharp
+    else:
+        factor = float(rng.uniform(*scanners.slice_factors[rng.integers(len(scanners.slice_factors))]))
+        coarse = [int(rng.choice(sharp))]
+    for axis in coarse:
+        axes[axis] = _sampling(shape[axis], factor, factor * ratio, profile, rng)
+    return Acquisition(shape, axes)
+
+
+def _sampling(size: int, factor: float, width: float, profile: Profile, rng: np.random.Generator) -> AxisSampling:
     """Slices at a random phase; they cover the block, the outer ones may reach beyond it."""
     offset = -float(rng.uniform(0.0, 0.5 * factor))
     count = int(np.floor((size - offset) / factor + 0.5))
-    return AxisSampling(size, count, factor, max(1.0, width), profile, offset)  # type: ignore[arg-type]
+    return AxisSampling(size, count, factor, max(1.0, width), profile, offset)
 
 
-@dataclass(frozen=True)
-class Block:
-    """One training block: `base` and `residual` `(1, I, J, K)`, `acquisition` `(6,)`, `weight` for its loss."""
+class Pool(Generic[Kind]):
+    """A stock of samples that is renewed little by little, since making one costs more than using it once.
 
-    base: Tensor
-    residual: Tensor
-    acquisition: Tensor
-    weight: float
-    operator: Acquisition
-
-
-@dataclass
-class BlockSource:
-    """Draws blocks without end.
+    At step n the stock is numbers `n * renew` to `n * renew + size - 1`, and the batch is drawn from it by
+    (seed, stream, n): both follow from n alone.
 
     Args:
-        volumes: what to cut from.
-        shape: size of a block; smaller where a volume is.
-        residual_gain: of the networks to be trained.
-        base_rounds: rounds of back-projection of the base image.
-        seed: of this source's own generator.
-        ranges: scanners to draw.
-        augment: flips, contrast and inversion at random.
+        make: sample by number; called for each number once, in order.
+        size: samples in stock.
+        renew: how many are replaced at each step.
+        seed, stream: of the choice.
     """
 
-    volumes: Sequence[TrainingVolume]
-    shape: tuple[int, int, int]
-    residual_gain: float
-    base_rounds: int
-    seed: int = 0
-    ranges: AcquisitionRanges = field(default_factory=AcquisitionRanges)
-    augment: bool = True
+    def __init__(self, make: Callable[[int], Kind], size: int, renew: int, seed: int, stream: int) -> None:
+        self.make, self.size, self.renew = make, size, renew
+        self.seed, self.stream = seed, stream
+        self.stock: dict[int, Kind] = {}
 
-    def __post_init__(self) -> None:
-        self.rng = np.random.default_rng(self.seed)
-        weights = np.array([volume.weight for volume in self.volumes])
-        self.chances = weights / weights.sum()
-
-    def draw(self) -> Block:
-        """A fresh block."""
-        for _ in range(20):
-            target = self._cut(self.volumes[self.rng.choice(len(self.volumes), p=self.chances)].data)
-            if (target > -0.9).mean() > 0.15:
-                break
-        if self.augment:
-            target = self._augment(target)
-        truth = torch.from_numpy(np.ascontiguousarray(target))[None, None]
-        operator = self.ranges.draw(target.shape, self.rng)
-        measured = operator.forward(truth)
-        base = operator.back_project(measured, self.base_rounds)
-        residual = 0.5 * self.residual_gain * (truth - base)
-        power = float(residual.square().mean())
-        # Error relative to what there is to find, so that mild and strong acquisitions count alike, as they do in
-        # decibels.
-        return Block(base[0], residual[0], acquisition_vector(operator)[0], 1.0 / (power + 0.02), operator)
-
-    def _cut(self, data: np.ndarray) -> np.ndarray:
-        size = [min(want, have) for want, have in zip(self.shape, data.shape, strict=True)]
-        start = [int(self.rng.integers(have - want + 1)) for want, have in zip(size, data.shape, strict=True)]
-        block = data[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))].astype(np.float32)
-        missing = [(0, want - have) for want, have in zip(self.shape, size, strict=True)]
-        return np.pad(block, missing, mode="edge") if any(after for _, after in missing) else block
-
-    def _augment(self, x: np.ndarray) -> np.ndarray:
-        for axis in range(3):
-            if self.rng.random() < (0.5 if axis == 0 else 0.25):
-                x = np.flip(x, axis)
-        unit = 0.5 * (x + 1.0)
-        if self.rng.random() < 0.5:
-            gamma = float(np.exp(self.rng.uniform(-0.35, 0.35)))
-            unit = np.sign(unit) * np.abs(unit) ** gamma
-        if self.rng.random() < 0.1:
-            # Inverted tissue on a dark background: contrasts that the training set lacks.
-            inside = unit > 0.05
-            unit = np.where(inside, 1.05 - np.minimum(unit, 1.05), unit)
-        scale = float(self.rng.uniform(0.8, 1.15))
-        return (2.0 * scale * unit - 1.0).astype(np.float32)
-
-
-class BlockPool:
-    """A stock of blocks; the oldest is renewed at each call of `refresh`."""
-
-    def __init__(self, source: BlockSource, size: int) -> None:
-        self.source = source
-        self.blocks = [source.draw() for _ in range(size)]
-        self.oldest = 0
-
-    def refresh(self) -> None:
-        """Replace the oldest block."""
-        self.blocks[self.oldest] = self.source.draw()
-        self.oldest = (self.oldest + 1) % len(self.blocks)
-
-    def pick(self, count: int) -> list[Block]:
-        """`count` different blocks."""
-        chosen = self.source.rng.choice(len(self.blocks), size=count, replace=False)
-        return [self.blocks[index] for index in chosen]
+    def pick(self, step: int, count: int) -> list[Kind]:
+        """`count` different samples for step `step` (all of the stock, where it has fewer)."""
+        first = step * self.renew
+        self.stock = {number: kept for number, kept in self.stock.items() if number >= first}
+        for number in range(first, first + self.size):
+            if number not in self.stock:
+                self.stock[number] = self.make(number)
+        rng = np.random.default_rng([self.seed, self.stream, step, 1])
+        chosen = rng.choice(self.size, size=min(count, self.size), replace=False)
+        return [self.stock[first + int(index)] for index in chosen]

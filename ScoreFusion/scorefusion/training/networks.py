@@ -1,0 +1,121 @@
+"""From a recipe to networks, and from another model's weights to a warm start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from scorefusion.bundle import Bundle
+from scorefusion.ensemble import Member, PlaneEnsemble
+from scorefusion.errors import RequestError
+from scorefusion.fusion import AcquisitionPrior, ScoreFusion, VolumeOnly, make_volume_network
+from scorefusion.model import load_model
+from scorefusion.training.recipe import Recipe
+from scorefusion.unet import UNet, UNetConfig, fusion_config, plane_config
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneEntry:
+    """One plane network of the ensemble as a bundle lists it: the planes it serves and the conditions it sees."""
+
+    planes: tuple[str, ...]
+    conditions: tuple[int, ...]
+
+    @property
+    def file(self) -> str:
+        """Where its weights stand in a bundle."""
+        where = "" if len(self.planes) > 1 else f"_{self.planes[0]}"
+        which = "_".join(str(n) for n in self.conditions)
+        return f"models/plane{where}_{which}.safetensors"
+
+
+def plane_entries(recipe: Recipe) -> list[PlaneEntry]:
+    """The plane networks that a recipe asks for."""
+    everything = tuple(range(len(recipe.conditions)))
+    seen = [(index,) for index in everything] if recipe.networks.per_condition else [everything]
+    planes = recipe.networks.planes
+    served = [planes] if recipe.networks.shared else [(plane,) for plane in planes]
+    return [PlaneEntry(group, conditions) for conditions in seen for group in served]
+
+
+def make_ensemble(recipe: Recipe) -> PlaneEnsemble:
+    """Fresh plane networks."""
+    rule = recipe.input_rule
+    networks: list[UNet] = []
+    members: list[Member] = []
+    planes = {plane.value: plane for plane in recipe.planes}
+    for number, entry in enumerate(plane_entries(recipe)):
+        channels = rule.plane_channels(len(entry.conditions))
+        config = plane_config(recipe.networks.size, channels, rule.plane_context_size)
+        networks.append(UNet(_changed(config, recipe.networks.plane, "plane")))
+        members.extend(Member(number, planes[name], entry.conditions) for name in entry.planes)
+    return PlaneEnsemble(networks, members, rule)
+
+
+def make_fusion(recipe: Recipe, ensemble: PlaneEnsemble) -> ScoreFusion:
+    """A fresh fusion network over an ensemble: at first the plane average."""
+    rule, count = recipe.input_rule, len(ensemble.members)
+    config = fusion_config(
+        recipe.networks.size, rule.volume_channels(len(recipe.conditions), count), count, rule.volume_context_size
+    )
+    config = _changed(config, recipe.networks.fusion, "fusion")
+    network, alignment = make_volume_network(config, ensemble, with_features=recipe.networks.features)
+    prior = AcquisitionPrior(count, rule.volume_context_size) if recipe.networks.prior else None
+    return ScoreFusion(ensemble, network, alignment, prior)
+
+
+def make_volume(recipe: Recipe) -> VolumeOnly:
+    """A fresh 3D network alone."""
+    rule = recipe.input_rule
+    config = fusion_config(
+        recipe.networks.size, rule.volume_channels(len(recipe.conditions), 0), 1, rule.volume_context_size
+    )
+    return VolumeOnly(UNet(_changed(config, recipe.networks.volume, "volume")), rule, recipe.networks.kind)
+
+
+def _changed(config: UNetConfig, changes: Mapping[str, Any], which: str) -> UNetConfig:
+    fixed = {"spatial_dims", "in_channels", "out_channels", "context_size"}
+    unknown = sorted(set(changes) - (set(config.to_dict()) - fixed))
+    if unknown:
+        known = ", ".join(sorted(set(config.to_dict()) - fixed))
+        msg = f"networks.{which}: {', '.join(unknown)} cannot be set; keys are {known}"
+        raise RequestError(msg)
+    return replace(config, **changes)
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What was taken over from another model, for the log."""
+
+    taken: int
+    left: int
+
+    def __str__(self) -> str:
+        return f"{self.taken} tensors taken over, {self.left} of ours start afresh"
+
+
+def warm_start(module: nn.Module, bundle: Bundle) -> WarmStart:
+    """Copy whatever has the same name and shape in a bundle's model into `module` (an ensemble or a rule).
+
+    Raises:
+        RequestError: less than half of it fits (biases of equal length are no common ground).
+    """
+    model = load_model(bundle)
+    own = _named(module)
+    source = {name: value for name, value in _named(model.rule).items() if name in own}
+    taken = {name: value for name, value in source.items() if own[name].shape == value.shape}
+    if len(taken) <= len(source) // 2:
+        msg = f"warm start: model {bundle.id!r} has no network of the recipe's sizes; its weights cannot be taken over"
+        raise RequestError(msg)
+    for name, value in taken.items():
+        own[name].data.copy_(value)
+    return WarmStart(len(taken), len(own) - len(taken))
+
+
+def _named(module: nn.Module) -> dict[str, Tensor]:
+    """Tensors by name, the ensemble's always under `ensemble.`."""
+    prefix = "ensemble." if isinstance(module, PlaneEnsemble) else ""
+    return {prefix + name: value for name, value in module.state_dict().items()}

@@ -1,0 +1,428 @@
+"""A recipe: all that makes a model, in one YAML file. What does not exist, fit or make sense is refused.
+
+    name: my-t1-to-flair
+    task: translation
+    conditions: [{name: t1, contrasts: [t1]}]
+    target: {contrasts: [flair]}
+    data: {datalist: scans.json}
+    stages:
+      planes: {minutes: 60}
+      fusion: {minutes: 30}
+
+Every key has a default but those shown. `extends: other-recipe` starts from another one and changes what is written.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from scorefusion.errors import RequestError
+from scorefusion.fusion import InputRule
+from scorefusion.planes import Plane
+from scorefusion.schedule import NoiseSchedule
+
+RECIPES = Path(__file__).with_name("recipes")
+STAGES = ("planes", "prior", "fusion", "volumes", "volume")
+Contrast = Literal["t1", "t1ce", "t2", "flair", "pd"]
+CONTRASTS: tuple[Contrast, ...] = ("t1", "t1ce", "t2", "flair", "pd")
+PlaneName = Literal["sagittal", "coronal", "axial"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Condition(_Part):
+    """What the model is given. `coarse`: a scan of the target, measured by the scanners of `data.acquisition`."""
+
+    name: str
+    contrasts: tuple[Contrast, ...] = CONTRASTS
+    coarse: bool = False
+    optional: bool = False
+    description: str = ""
+
+
+class Target(_Part):
+    """What is sought."""
+
+    name: str = "image"
+    contrasts: tuple[Contrast, ...] = CONTRASTS
+    range: tuple[float, float] | None = None
+
+
+class Networks(_Part):
+    """Sizes and what the networks are shown.
+
+    Attributes:
+        size: `compact` (for CPUs) or `paper`.
+        plane, fusion, volume: keys of `UNetConfig` that differ from the named size.
+        planes: anatomical planes of the ensemble.
+        shared: one plane network serves all planes, told which one it looks at; else one each.
+        per_condition: an ensemble for each condition, fused (the paper's second way to several conditions).
+        features: inject the plane networks' features into the fusion network.
+        prior: weights by acquisition under the fusion network.
+        kind: what a 3D network alone does (stage `volume`): "diffusion", or "regression" without noise.
+    """
+
+    size: Literal["compact", "paper"] = "compact"
+    plane: dict[str, Any] = {}
+    fusion: dict[str, Any] = {}
+    volume: dict[str, Any] = {}
+    planes: tuple[PlaneName, ...] = ("sagittal", "coronal", "axial")
+    shared: bool = True
+    per_condition: bool = False
+    features: bool = True
+    prior: bool = False
+    kind: Literal["diffusion", "regression"] = "diffusion"
+    slab_radius: int = Field(2, ge=0, le=8)
+    position: bool = False
+    foreground: bool = True
+    prediction: Literal["clean", "noise", "v"] = "clean"
+    residual_gain: float = Field(8.0, gt=0)
+    base: Literal["back_projection", "cubic", "linear", "nearest", "condition"] = "back_projection"
+    base_rounds: int = Field(6, ge=0)
+    schedule: Literal["cosine", "linear"] = "cosine"
+    timesteps: int = Field(1000, ge=10)
+    beta: tuple[float, float] = (1e-4, 0.09)
+
+
+class Scanners(_Part):
+    """Scanners to draw from, in voxels of the target grid.
+
+    Attributes:
+        isotropic_share: share of isotropic measurements; the rest are thick slices along a random axis.
+        isotropic_factors: each drawn with equal chance.
+        slice_factors: distance between slices, uniform over a mixture of ranges (each drawn with equal chance).
+        width_ratio: slice thickness over slice distance; below 1 is a gap.
+        gapless_share: share of acquisitions with thickness = distance.
+        gaussian_share: share of Gaussian slice profiles.
+    """
+
+    isotropic_share: float = Field(0.45, ge=0, le=1)
+    isotropic_factors: tuple[int, ...] = (4, 4, 4, 3, 2)
+    slice_factors: tuple[tuple[float, float], ...] = ((4.0, 6.0), (4.0, 6.0), (2.0, 8.0))
+    width_ratio: tuple[float, float] = (0.7, 1.3)
+    gapless_share: float = Field(0.7, ge=0, le=1)
+    gaussian_share: float = Field(0.25, ge=0, le=1)
+
+
+class Augmentation(_Part):
+    """Random changes of a block. Intensities change together in all channels only where the task allows it."""
+
+    flip: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    gamma_share: float = Field(0.5, ge=0, le=1)
+    gamma: float = Field(0.35, ge=0, le=1)
+    invert_share: float = Field(0.0, ge=0, le=1)
+    scale: tuple[float, float] = (0.8, 1.15)
+
+
+class Synthetic(_Part):
+    """Heads from label maps, drawn beside the scans or instead of them."""
+
+    share: float = Field(1.0, ge=0, le=1)
+    labels: tuple[str, ...] = ("project",)
+    mode: Literal["plausible", "random", "mixed"] = "plausible"
+    options: dict[str, Any] = {}
+
+
+class Data(_Part):
+    """Which volumes, and how blocks are cut from them.
+
+    Attributes:
+        datalist: JSON file, or "project" for the project's own data, or "none" (synthetic heads only).
+        weights: how often a volume is drawn, by the beginning of `subject/contrast`; 1 if unnamed.
+        leave_out: persons not to be read (leave-one-subject-out).
+        sharp_axes: "auto" measures which axes have real detail and coarsens only those; "all" trusts every volume.
+        block: voxels of a block along R, A, S.
+        pool: blocks in stock; one is renewed a step.
+        corrupt: what to do with a file that cannot be read: "stop", or "skip" (named and counted).
+    """
+
+    datalist: str = "project"
+    weights: dict[str, float] = {}
+    leave_out: tuple[str, ...] = ()
+    sharp_axes: Literal["auto", "all"] = "auto"
+    block: tuple[int, int, int] = (96, 96, 96)
+    pool: int = Field(24, ge=1)
+    cache_workers: int = Field(0, ge=0)
+    corrupt: Literal["stop", "skip"] = "stop"
+    acquisition: Scanners = Scanners()
+    augmentation: Augmentation = Augmentation()
+    synthetic: Synthetic | None = None
+
+
+class Stage(_Part):
+    """How long and how fast to learn.
+
+    Attributes:
+        minutes: training time, added up over resumed runs; the learning rate falls along it.
+        steps: optimiser steps instead; a run by steps can be repeated to the bit.
+        learning_rate: peak, after `warmup_steps`; falls along half a cosine to a fiftieth.
+        accumulate: batches to one optimiser step.
+        blocks: blocks in a batch (stage planes); crops in a batch (other stages).
+        slices: slices of a block and plane in a batch (stage planes).
+        crop: edge of a block in this stage; None = `data.block`.
+        pool: blocks in stock in this stage; None = `data.pool`.
+        renew: blocks of the stock that are replaced a step.
+        pure_noise_share: share of samples at the noisiest level, where one evaluation is the posterior mean.
+        ema_decay: of the averaged weights that are kept.
+        clip: largest gradient norm.
+        l1: weight of the absolute beside the squared error (the paper's fusion: 5 to 150).
+        margin: voxels at a crop's border that do not count (other stages than planes).
+        checkpointing: recompute activations in the backward pass: less memory, more time.
+        blocks_to_fit, shrinkage: of stage prior: how many blocks, and the share of the fitted weights that is kept.
+    """
+
+    minutes: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, ge=1)
+    learning_rate: float = Field(8e-4, gt=0)
+    warmup_steps: int = Field(100, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    accumulate: int = Field(1, ge=1)
+    blocks: int = Field(4, ge=1)
+    slices: int = Field(2, ge=1)
+    crop: int | None = Field(None, ge=16)
+    pool: int | None = Field(None, ge=1)
+    renew: int = Field(1, ge=1)
+    pure_noise_share: float = Field(0.5, ge=0, le=1)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0)
+    l1: float = Field(0.0, ge=0)
+    margin: int = Field(6, ge=0)
+    checkpointing: bool = False
+    checkpoint_minutes: float = Field(3.0, gt=0, le=5)
+    picture_minutes: float = Field(5.0, gt=0)
+    blocks_to_fit: int = Field(240, ge=8)
+    shrinkage: float = Field(0.6, ge=0, le=1)
+
+
+class Output(_Part):
+    """The bundle at the end. `card` and `licence` are files beside the recipe; without them a plain card is written."""
+
+    version: str = "0.1.0"
+    description: str = ""
+    presets: dict[str, dict[str, Any]] = {}
+    uncertainty: dict[str, Any] = {}
+    domain: dict[str, Any] = {}
+    card: str | None = None
+    licence: str | None = None
+    licence_name: str = "Apache-2.0"
+    experimental: bool = False
+
+
+class Recipe(_Part):
+    """The whole of it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    task: Literal["super_resolution", "translation"]
+    seed: int = Field(0, ge=0)
+    conditions: tuple[Condition, ...] = Field(min_length=1)
+    target: Target = Target()
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    networks: Networks = Networks()
+    data: Data = Data()
+    stages: dict[Literal["planes", "prior", "fusion", "volumes", "volume"], Stage]
+    warm_start: str | None = None
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    output: Output = Output()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        names = [condition.name for condition in self.conditions]
+        if len(set(names)) < len(names):
+            msg = f"conditions: the names {names} are not all different"
+            raise ValueError(msg)
+        coarse = [condition.coarse for condition in self.conditions]
+        if self.task == "super_resolution" and (not coarse[0] or sum(coarse) != 1):
+            msg = "conditions: the first condition of a super_resolution model, and no other, has 'coarse: true'"
+            raise ValueError(msg)
+        if self.task == "translation" and any(coarse):
+            msg = "conditions: 'coarse' belongs to the task super_resolution"
+            raise ValueError(msg)
+        if self.conditions[0].optional:
+            msg = "conditions: the first one is the base and cannot be optional"
+            raise ValueError(msg)
+        if (self.task == "translation") != (self.networks.base == "condition"):
+            msg = "networks.base: 'condition' belongs to translation, and translation to it"
+            raise ValueError(msg)
+        if "volume" in self.stages and len(self.stages) > 1:
+            msg = "stages: 'volume' trains a 3D network alone; give it a recipe of its own"
+            raise ValueError(msg)
+        if "volume" not in self.stages and "planes" not in self.stages and not self.warm_start:
+            msg = "stages: without 'planes' or 'volume' there must be a 'warm_start' that brings the plane networks"
+            raise ValueError(msg)
+        if self.networks.kind == "regression" and self.networks.prediction != "clean":
+            msg = "networks.prediction: a regression network predicts 'clean'"
+            raise ValueError(msg)
+        for name, stage in self.stages.items():
+            if name != "prior" and (stage.minutes is None) == (stage.steps is None):
+                msg = f"stages.{name}: give 'minutes' or 'steps', one of them"
+                raise ValueError(msg)
+        if "prior" in self.stages and not self.networks.prior:
+            msg = "networks.prior: must be true for a stage 'prior'"
+            raise ValueError(msg)
+        if self.data.datalist == "none" and self.data.synthetic is None:
+            msg = "data: with 'datalist: none' there must be a 'synthetic' section"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def input_rule(self) -> InputRule:
+        """What the networks are shown."""
+        optional = sum(condition.optional for condition in self.conditions) and not self.networks.per_condition
+        return InputRule(
+            slab_radius=self.networks.slab_radius,
+            position=self.networks.position,
+            foreground=self.networks.foreground,
+            plane_context=self.networks.shared,
+            acquisition_context=self.task == "super_resolution",
+            presence_context=len(self.conditions) if optional else 0,
+            residual_gain=self.networks.residual_gain,
+            prediction=self.networks.prediction,
+        )
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """Noise levels."""
+        if self.networks.schedule == "cosine":
+            return NoiseSchedule.cosine(self.networks.timesteps, prediction=self.networks.prediction)
+        first, last = self.networks.beta
+        return NoiseSchedule.linear(self.networks.timesteps, first, last, prediction=self.networks.prediction)
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """Planes of the ensemble."""
+        return tuple(Plane(name) for name in self.networks.planes)
+
+    def to_yaml(self) -> str:
+        """Complete: every value, defaults included."""
+        import yaml
+
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120))
+
+
+def known_recipes() -> list[str]:
+    """Names of the recipes that come with ScoreFusion."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or file.
+
+    Args:
+        name_or_path: one of `known_recipes()`, or a YAML file.
+        changes: `key.key=value` in YAML, laid over the file (`stages.planes.minutes=5`).
+
+    Raises:
+        RequestError: what is wrong, where, and what was probably meant; all problems at once.
+    """
+    import yaml
+
+    path = _find(name_or_path)
+    content = _read_mapping(path)
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals or not key:
+            msg = f"--set {change!r}: expected key.key=value, for example stages.planes.minutes=5"
+            raise RequestError(msg)
+        _merge(content, _nest(key.split("."), yaml.safe_load(value)))
+    return parse_recipe(content, str(path))
+
+
+def parse_recipe(content: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from plain values; `where` names its source in messages."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        msg = f"recipe {where}: " + "; ".join(problems)
+        raise RequestError(msg) from None
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = RECIPES / f"{name_or_path}.yaml"
+    if shipped.is_file():
+        return shipped
+    near = difflib.get_close_matches(str(name_or_path), known_recipes(), n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    msg = f"There is no recipe {str(name_or_path)!r}. {hint}Give a YAML file or one of: {', '.join(known_recipes())}."
+    raise RequestError(msg)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        msg = f"recipe {path} is not valid YAML: {' '.join(str(error).split())}"
+        raise RequestError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"recipe {path} holds {type(content).__name__}; expected keys and values"
+        raise RequestError(msg)
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    beside = path.parent / f"{base}.yaml"
+    merged = _read_mapping(beside if beside.is_file() else _find(base))
+    _merge(merged, content)
+    return merged
+
+
+def _merge(into: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Mappings are merged; anything else replaces. A value `null` for a stage takes it away."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        elif key in STAGES and value is None:
+            into.pop(key, None)
+        else:
+            into[key] = value
+
+
+def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else _nest(keys[1:], value)}
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    location = [part for part in problem["loc"] if part != "[key]"]
+    where = ".".join(str(part) for part in location)
+    if problem["type"] in ("extra_forbidden", "literal_error") and problem["type"] == "extra_forbidden":
+        known = _keys_at(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+        return f"{where} is not a key of a recipe; {hint}"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {text} (got {problem['input']!r})" if where else text
+
+
+def _keys_at(location: Sequence[Any]) -> list[str]:
+    """Keys that a recipe may have at a place."""
+    model: type[BaseModel] = Recipe
+    for part in location:
+        if isinstance(part, int) or part in STAGES:
+            continue
+        field: FieldInfo | None = model.model_fields.get(str(part))
+        inner = _model_in(None if field is None else field.annotation)
+        if inner is None:
+            return list(model.model_fields)
+        model = inner
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The recipe part inside an annotation such as `dict[..., Stage]` or `Synthetic | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner)) is not None), None)

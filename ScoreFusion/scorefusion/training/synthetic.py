@@ -1,0 +1,60 @@
+"""The recipe's generator of synthetic heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scorefusion.datasets.datalist import project_datalist
+from scorefusion.errors import RequestError
+from scorefusion.synthesis.generator import ContrastGenerator, GeneratorOptions
+from scorefusion.synthesis.labels import load_label_map
+from scorefusion.training.recipe import Recipe
+
+
+def make_generator(
+    recipe: Recipe, shape: tuple[int, int, int], device: torch.device | str, near: Path | None = None
+) -> ContrastGenerator:
+    """Heads of the recipe's contrasts, from the label maps of `data.synthetic.labels`.
+
+    "project" stands for the label maps of the project's own training split.
+    """
+    synthetic = recipe.data.synthetic
+    assert synthetic is not None
+    files = [file for name in synthetic.labels for file in _label_files(name, near)]
+    options: dict[str, Any] = {"mode": synthetic.mode, "contrasts": _contrasts(recipe), "shape": shape}
+    try:
+        chosen = GeneratorOptions(**(options | synthetic.options))
+    except TypeError as error:
+        msg = f"data.synthetic.options: {error}; keys are those of GeneratorOptions"
+        raise RequestError(msg) from error
+    return ContrastGenerator([load_label_map(file) for file in files], chosen, device=device)
+
+
+def _contrasts(recipe: Recipe) -> tuple[str, ...]:
+    """What must be drawn: every condition's first contrast and the target's; all of them for super-resolution."""
+    known = ("t1", "t2", "flair", "pd")
+    if recipe.task == "super_resolution":
+        return tuple(name for name in recipe.target.contrasts if name in known)
+    parts = [*(condition.contrasts for condition in recipe.conditions), recipe.target.contrasts]
+    wanted = []
+    for contrasts in parts:
+        found = next((name for name in contrasts if name in known), None)
+        if found is None:
+            msg = f"data.synthetic: the generator cannot draw {', '.join(contrasts)}; it knows {', '.join(known)}"
+            raise RequestError(msg)
+        wanted.append(found)
+    return tuple(dict.fromkeys(wanted))
+
+
+def _label_files(name: str, near: Path | None) -> list[Path]:
+    if name == "project":
+        return [case.masks["labels"] for case in project_datalist().cases("train") if "labels" in case.masks]
+    path = Path(name) if near is None else near / name
+    files = sorted(path.glob("*.nii*")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        msg = f"data.synthetic.labels: {path} is no label map and no folder of label maps (.nii, .nii.gz)"
+        raise RequestError(msg)
+    return files

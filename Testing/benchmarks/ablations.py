@@ -1,0 +1,175 @@
+"""The table of ablations: what each choice is worth, on validation volumes, every variant with the same training time.
+
+    python Testing/benchmarks/ablations.py train --out RUN --minutes 3     # variants that must be trained
+    python Testing/benchmarks/ablations.py use --model brain-sr            # choices of one trained model
+
+Both print Markdown: PSNR in the brain (eroded mask, truth's robust range), mean over the validation volumes, at 4x
+isotropic and 5 mm slices, one step unless the row says otherwise, with projection unless it says otherwise. Training
+goes on where it stopped; a variant that is finished is only scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scorefusion.bundle import Bundle, find_bundle
+from scorefusion.evaluation.benchmark import prepare
+from scorefusion.evaluation.meter import describe_machine
+from scorefusion.evaluation.metrics import psnr, ssim
+from scorefusion.evaluation.simulate import Setting
+from scorefusion.evaluation.suites import named_suite
+from scorefusion.fusion import FusionRule
+from scorefusion.inputs import ModelInputs, acquisition_vector
+from scorefusion.intensity import fit_intensity_scale
+from scorefusion.model import Model, load_model
+from scorefusion.progress import Reporter
+from scorefusion.restore import NoiseField, SamplingPlan, base_image, restore
+from scorefusion.runtime import inference_settings, pick_device, pick_precision
+from scorefusion.training.recipe import read_recipe
+from scorefusion.training.run import Run, make_fabric
+
+SETTINGS = ("iso4", "thick5")
+
+#: Changes to the recipe, by the name of the row. The time of `planes` is the same for all.
+VARIANTS: dict[str, list[str]] = {
+    "reference (clean residual, back-projected base, 2 neighbours, one network for all planes)": [],
+    "separate plane networks (a third of the batch each)": ["networks.shared=false"],
+    "0 neighbours (2D)": ["networks.slab_radius=0"],
+    "1 neighbour": ["networks.slab_radius=1"],
+    "base: nearest": ["networks.base=nearest"],
+    "base: trilinear": ["networks.base=linear"],
+    "prediction: noise": ["networks.prediction=noise", "output.presets={fast: {steps: 10, solver: ddim}}"],
+    "prediction: v": ["networks.prediction=v"],
+    "only pure noise (no sampling in steps)": ["stages.planes.pure_noise_share=1.0"],
+    "generator: a quarter of the blocks": ["data.synthetic={share: 0.25, mode: mixed}"],
+    "generator: all blocks (no real scan seen)": ["data.synthetic={share: 1.0, mode: mixed}", "data.datalist=none"],
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean over volumes of one setting."""
+
+    psnr: float
+    ssim: float
+
+
+def subjects(setting: str) -> Iterator[tuple[str, object]]:
+    """The validation volumes under a setting."""
+    for case in named_suite("val").cases:
+        yield case.title, prepare(case, Setting.parse(setting), "brain")
+
+
+def score(model: Model, rule: FusionRule, plan: SamplingPlan, setting: str, projected: bool = True) -> Score:
+    """Restore the validation volumes and compare in the brain."""
+    values = []
+    for _, subject in subjects(setting):
+        scan = subject.scan
+        scale = fit_intensity_scale(scan.volume.data)
+        measured = torch.from_numpy(np.ascontiguousarray(scale.normalise(scan.volume.data)))[None]
+        operator = scan.acquisition
+        inputs = ModelInputs(base_image(operator, measured, model.section), acquisition_vector(operator))
+        with inference_settings():
+            result = restore(
+                rule,
+                model.schedule,
+                inputs,
+                plan,
+                NoiseField(operator.full_shape, 0),
+                operator if projected else None,
+                measured if projected else None,
+            )
+        estimate = subject.unit(scale.denormalise(result.mean[0, 0]))
+        truth = subject.unit(torch.from_numpy(subject.truth.data[0]))
+        mask = subject.brain.mask
+        values.append((psnr(estimate, truth, mask), ssim(estimate, truth, mask)))
+    means = np.mean(values, axis=0)
+    return Score(float(means[0]), float(means[1]))
+
+
+def row(name: str, scores: list[Score], extra: str = "") -> str:
+    """A line of the table."""
+    cells = " | ".join(f"{s.psnr:.2f} / {s.ssim:.4f}" for s in scores)
+    return f"| {name} | {cells} |{extra}"
+
+
+def header() -> None:
+    """Where and what."""
+    suite = named_suite("val")
+    print(f"{describe_machine('cpu')}; validation volumes {', '.join(c.title for c in suite.cases)}")  # noqa: T201
+    print("\n| variant | 4x isotropic, dB / SSIM | 5 mm slices, dB / SSIM |\n|---|---|---|")  # noqa: T201
+
+
+def open_model(bundle: Bundle) -> Model:
+    """On the best device."""
+    device = pick_device("auto")
+    return load_model(bundle, device, pick_precision("auto", device))
+
+
+def train(out: Path, minutes: float, only: str) -> None:
+    """Train every variant for the same time and score it."""
+    header()
+    figures = {}
+    for number, (name, changes) in enumerate(VARIANTS.items()):
+        if only and only not in name:
+            continue
+        settings = [f"name=ablation-{number}", "networks.prior=false", "stages.prior=null", "stages.fusion=null"]
+        recipe = read_recipe("brain-sr", [*settings, f"stages.planes.minutes={minutes}", *changes])
+        bundle = Run(recipe, out / f"{number:02d}", make_fabric(), Reporter()).run()
+        assert bundle is not None
+        model = open_model(bundle)
+        plan = SamplingPlan.from_preset(bundle.section["presets"]["fast"])
+        scores = [score(model, model.choose_rule("average"), plan, setting) for setting in SETTINGS]
+        print(row(name, scores), flush=True)  # noqa: T201
+        figures[name] = [vars(s) for s in scores]
+    print(json.dumps(figures))  # noqa: T201
+
+
+def use(name: str, quick: bool) -> None:
+    """What can be chosen about one trained model."""
+    model = open_model(find_bundle(name))
+    header()
+    one = SamplingPlan()
+    rules = {"one plane (coronal)": "coronal", "two planes (coronal + sagittal)": "average:coronal+sagittal",
+             "three planes": "average", "fusion, features off": "fusion-scores", "fusion": "fusion"}  # fmt: skip
+    for label, rule in rules.items():
+        print(row(label, [score(model, model.choose_rule(rule), one, s) for s in SETTINGS]), flush=True)  # noqa: T201
+    for label, rule in (("three planes, no projection", "average"), ("fusion, no projection", "fusion")):
+        scores = [score(model, model.choose_rule(rule), one, s, projected=False) for s in SETTINGS]
+        print(row(label, scores), flush=True)  # noqa: T201
+    last = model.schedule.num_train_timesteps - 1
+    for steps in (1, 2, 4) if quick else (1, 2, 4, 8, 16, 50):
+        scores = [score(model, model.rule, SamplingPlan(steps=steps), s) for s in SETTINGS]
+        print(row(f"fusion, {steps} steps", scores), flush=True)  # noqa: T201
+    for start in (last, 800, 600, 400):
+        plan = replace(SamplingPlan(steps=2 if quick else 4), start=start)
+        scores = [score(model, model.rule, plan, s) for s in SETTINGS]
+        print(row(f"fusion, {plan.steps} steps from level {start} of {last}", scores), flush=True)  # noqa: T201
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("train")
+    training.add_argument("--out", type=Path, required=True)
+    training.add_argument("--minutes", type=float, default=3.0)
+    training.add_argument("--only", default="", help="variants whose name has this in it")
+    using = commands.add_parser("use")
+    using.add_argument("--model", default="brain-sr")
+    using.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if options.command == "train":
+        train(options.out, options.minutes, options.only)
+    else:
+        use(options.model, options.quick)
+
+
+if __name__ == "__main__":
+    main()
