@@ -15,7 +15,8 @@ from scorefusion.memory import available_memory
 from scorefusion.runtime import pick_device, pick_precision
 from scorefusion.training.networks import make_ensemble, make_fusion, make_volume
 from scorefusion.training.recipe import Recipe, Stage
-from scorefusion.training.throughput import convolution_rate, step_flops
+from scorefusion.training.run import FUSED
+from scorefusion.training.throughput import BACKWARD, convolution_rate, step_flops
 from scorefusion.training.volumes import list_items, open_datalist
 from scorefusion.unet import UNet, count_parameters
 
@@ -134,12 +135,12 @@ def _check_networks(recipe: Recipe, report: CheckReport) -> None:
             ensemble = make_ensemble(recipe)
             networks: dict[str, UNet] = {"planes": ensemble.plane_networks[0]}
             parameters = count_parameters(ensemble)
-            if {"fusion", "volumes"} & set(recipe.stages):
+            if {"fusion", "volumes", "joint"} & set(recipe.stages):
                 rule = make_fusion(recipe, ensemble)
-                networks["fusion"] = networks["volumes"] = rule.network
+                networks["fusion"] = networks["volumes"] = networks["joint"] = rule.network
                 parameters += count_parameters(rule.network)
             if "volume" in recipe.stages:
-                networks = {"volume": make_volume(recipe).network}
+                networks["volume"] = make_volume(recipe).network
                 parameters = count_parameters(networks["volume"])
         except ScoreFusionError as error:
             report.problems.append(Problem("error", "networks", str(error)))
@@ -157,25 +158,39 @@ def _check_networks(recipe: Recipe, report: CheckReport) -> None:
         pixels = shape[0] * _product(shape[2:]) / stem
         kept = pixels * network.config.channels[0] * KEPT_CHANNELS * ACTIVATION_BYTES[dtype]
         peaks.append(kept / (5 if stage.checkpointing else 1) / (stage.blocks if name != "planes" else 1))
-        report.hours[name] = _hours(recipe, name, stage, network, shape, dtype, device, report)
+        if stage.minutes is not None:
+            report.hours[name] = stage.minutes / 60.0
+        else:
+            assert stage.steps is not None
+            seconds = _seconds(name, network, shape, _flops(recipe, name, stage, networks, shape), report)
+            report.hours[name] = stage.steps * seconds / 3600.0
     report.memory["activations"] = max(peaks, default=0.0)
     block = 4.0 * _product(recipe.data.block) * (len(recipe.conditions) + 1)
     report.memory["blocks in stock"] = recipe.data.pool * block
 
 
-def _hours(
-    recipe: Recipe, name: str, stage: Stage, network: UNet, shape: tuple[int, ...], dtype: torch.dtype | None,
-    device: torch.device, report: CheckReport,
-) -> float:  # fmt: skip
-    if stage.minutes is not None:
-        return stage.minutes / 60.0
-    assert stage.steps is not None
-    config = network.config
+def _flops(recipe: Recipe, name: str, stage: Stage, networks: dict[str, UNet], shape: tuple[int, ...]) -> float:
+    """Operations of an optimiser step; a fused stage also asks the plane networks about every new crop."""
+    flops = step_flops(networks[name], shape) * stage.accumulate
+    if name in FUSED:
+        planes = networks["planes"]
+        # One forward pass for a new crop; forward and backward where the plane networks learn, too.
+        passes = stage.blocks * stage.accumulate if name == "joint" else stage.renew * stage.accumulate / BACKWARD
+        slices = shape[2] * len(recipe.networks.planes)
+        flops += passes * step_flops(planes, (slices, planes.config.in_channels, *shape[3:]))
+    return flops
+
+
+def _seconds(name: str, network: UNet, shape: tuple[int, ...], flops: float, report: CheckReport) -> float:
+    """A step's least time at the rate of this machine's convolutions."""
+    config, device = network.config, pick_device("auto")
+    dtype = pick_precision("auto", device)
     spatial = tuple(size // config.stem_factor for size in shape[2:])
-    rate = convolution_rate(config.channels[0], spatial, shape[0] if name == "planes" else 1, dtype, device, tries=3)
-    seconds = step_flops(network, shape) * stage.accumulate / rate
-    report.facts.append(f"stage {name}: {rate / 1e9:.0f} GFLOP/s on {device}, at least {seconds:.2f} s a step")
-    return stage.steps * seconds / 3600.0
+    batch = shape[0] if name == "planes" else 1
+    lowered = None if dtype == torch.float32 else dtype
+    rate = convolution_rate(config.channels[0], spatial, batch, lowered, device, tries=3)
+    report.facts.append(f"stage {name}: {rate / 1e9:.0f} GFLOP/s on {device}, at least {flops / rate:.2f} s a step")
+    return flops / rate
 
 
 def _batch_shape(recipe: Recipe, name: str, stage: Stage, network: UNet) -> tuple[int, ...]:

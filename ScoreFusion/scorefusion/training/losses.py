@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from scorefusion.ensemble import Member, PlaneEnsemble
 from scorefusion.features import FeatureRecorder
-from scorefusion.fusion import ScoreFusion, VolumeOnly
+from scorefusion.fusion import FusionRule, ScoreFusion, VolumeOnly
 from scorefusion.inputs import ModelInputs
 from scorefusion.schedule import NoiseSchedule
 from scorefusion.training.blocks import Block
@@ -193,6 +193,22 @@ class FusionLoss(nn.Module):
         return _error((fused - crop.noisy.wanted)[inner], self.stage.l1) * crop.block.weight
 
 
+class JointLoss(nn.Module):
+    """Crops through a whole fusion rule, plane networks and fusion network learning together.
+
+    Ours, beyond the paper, which keeps the plane networks frozen: here each plane learns what its voice is worth in the
+    fused answer, where alone it learns to be right alone.
+    """
+
+    def __init__(self, rule: ScoreFusion, schedule: NoiseSchedule, stage: Stage) -> None:
+        super().__init__()
+        self.rule, self.schedule, self.stage = rule, schedule, stage
+
+    def forward(self, batch: Sequence[Block], generator: torch.Generator) -> Tensor:
+        """Mean weighted error of the fused prediction inside the margin."""
+        return _volume_loss(self.rule, batch, self.schedule, self.stage, generator)
+
+
 class VolumeLoss(nn.Module):
     """Crops through a 3D network alone: 3D diffusion, or regression where the rule shows no noise."""
 
@@ -201,14 +217,20 @@ class VolumeLoss(nn.Module):
         self.rule, self.schedule, self.stage = rule, schedule, stage
 
     def forward(self, batch: Sequence[Block], generator: torch.Generator) -> Tensor:
-        """Mean weighted squared error inside the margin."""
-        losses = []
-        for block in batch:
-            noisy = add_noise(block.residual[None], self.schedule, self.stage.pure_noise_share, generator)
-            prediction = self.rule(noisy.x_t, block.inputs, noisy.alpha_bar)
-            inner = inside(prediction, self.stage.margin)
-            losses.append(_error((prediction - noisy.wanted)[inner], self.stage.l1) * block.weight)
-        return torch.stack(losses).mean()
+        """Mean weighted error inside the margin."""
+        return _volume_loss(self.rule, batch, self.schedule, self.stage, generator)
+
+
+def _volume_loss(
+    rule: FusionRule, batch: Sequence[Block], schedule: NoiseSchedule, stage: Stage, generator: torch.Generator
+) -> Tensor:
+    losses = []
+    for block in batch:
+        noisy = add_noise(block.residual[None], schedule, stage.pure_noise_share, generator)
+        prediction = rule(noisy.x_t, block.inputs, noisy.alpha_bar)
+        inner = inside(prediction, stage.margin)
+        losses.append(_error((prediction - noisy.wanted)[inner], stage.l1) * block.weight)
+    return torch.stack(losses).mean()
 
 
 def _error(difference: Tensor, l1: float) -> Tensor:

@@ -28,7 +28,7 @@ from scorefusion.planes import Plane
 from scorefusion.schedule import NoiseSchedule
 
 RECIPES = Path(__file__).with_name("recipes")
-STAGES = ("planes", "prior", "fusion", "volumes", "volume")
+STAGES = ("planes", "prior", "fusion", "volumes", "joint", "volume")
 Contrast = Literal["t1", "t1ce", "t2", "flair", "pd"]
 CONTRASTS: tuple[Contrast, ...] = ("t1", "t1ce", "t2", "flair", "pd")
 PlaneName = Literal["sagittal", "coronal", "axial"]
@@ -227,7 +227,7 @@ class Recipe(_Part):
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     networks: Networks = Networks()
     data: Data = Data()
-    stages: dict[Literal["planes", "prior", "fusion", "volumes", "volume"], Stage]
+    stages: dict[Literal["planes", "prior", "fusion", "volumes", "joint", "volume"], Stage]
     warm_start: str | None = None
     precision: Literal["auto", "32", "bf16"] = "auto"
     output: Output = Output()

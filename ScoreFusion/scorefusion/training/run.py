@@ -27,7 +27,7 @@ from scorefusion.runtime import pick_precision
 from scorefusion.training.blocks import Block, BlockSource, Pool
 from scorefusion.training.examine import gain_over_base, picture, save_picture
 from scorefusion.training.export import export_bundle
-from scorefusion.training.losses import FusionLoss, PlaneLoss, VolumeLoss
+from scorefusion.training.losses import Crop, FusionLoss, JointLoss, PlaneLoss, VolumeLoss
 from scorefusion.training.networks import make_ensemble, make_fusion, make_volume, warm_start
 from scorefusion.training.prior import GramMatrices, fit_prior, gram_matrix
 from scorefusion.training.recipe import Recipe, Stage, read_recipe
@@ -37,6 +37,7 @@ from scorefusion.training.volumes import TrainingVolume, load_volumes, open_data
 VALIDATION_BLOCKS = 4
 VALIDATION_EDGE = 64
 VALIDATION_STREAM = 10**6
+FUSED = ("fusion", "volumes", "joint")  # stages that train the fusion network; a later one has the newer weights
 
 
 @dataclass
@@ -150,7 +151,7 @@ class Run:
     def rule(self) -> ScoreFusion:
         """The fusion rule as far as it is trained."""
         rule = make_fusion(self.recipe, self.ensemble())
-        trained = [_load_under(rule, self.folder / name, "rule.") for name in ("fusion", "volumes")]
+        trained = [_load_under(rule, self.folder / name, "rule.") for name in FUSED]
         if not any(trained):
             self._warm(rule)
             _load_under(rule.ensemble, self.folder / "planes", "ensemble.")  # newer than the warm start's
@@ -215,13 +216,20 @@ class Run:
         loss = FusionLoss(rule, schedule, stage)
         source = self.source(name, stage)
         seed = self.recipe.seed
-        self.train(
-            name,
-            stage,
-            loss,
-            rule,
-            lambda n, stream: loss.prepare(source.draw(n, stream), generator_for(seed, n, stream)),
-        )
+
+        def make(number: int, stream: int) -> Crop:
+            return loss.prepare(source.draw(number, stream), generator_for(seed, number, stream))
+
+        self.train(name, stage, loss, rule, make)
+
+    def joint(self, name: str, stage: Stage) -> None:
+        """Stage 3: plane networks and fusion network together, on crops."""
+        rule = self.rule()
+        if rule.prior is not None:
+            rule.prior.requires_grad_(False)
+        rule.ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        source = self.source(name, stage)
+        self.train(name, stage, JointLoss(rule, self.recipe.noise_schedule, stage), rule, source.draw)
 
     def volume(self, name: str, stage: Stage) -> None:
         """A 3D network alone: diffusion or regression."""
@@ -237,7 +245,7 @@ class Run:
         rule: FusionRule
         if "volume" in self.recipe.stages:
             rule = self.volume_rule()
-        elif {"fusion", "volumes", "prior"} & set(self.recipe.stages):
+        elif {"prior", *FUSED} & set(self.recipe.stages):
             rule = self.rule()
         else:
             rule = PlaneAverage(self.ensemble())
@@ -276,6 +284,7 @@ _STAGES: dict[str, Callable[[Run, str, Stage], None]] = {
     "prior": Run.prior,
     "fusion": Run.fusion,
     "volumes": Run.fusion,
+    "joint": Run.joint,
     "volume": Run.volume,
 }
 
