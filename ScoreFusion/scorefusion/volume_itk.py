@@ -1,7 +1,7 @@
 """The one crossing to SimpleITK, which has other conventions than ours.
 
 SimpleITK's world is LPS (x to the left, y to the back) and its arrays are indexed `[k, j, i]`. Both facts are handled
-in the four functions below, in pairs, and nowhere else.
+in the functions below, and nowhere else.
 """
 
 from __future__ import annotations
@@ -55,6 +55,14 @@ def array_from_image(image: sitk.Image) -> NDArray[np.float32]:
 
     data = sitk.GetArrayFromImage(image)
     return np.ascontiguousarray(np.moveaxis(data, (2, 1, 0), (0, 1, 2)), dtype=np.float32)
+
+
+def world_matrix(transform: sitk.Euler3DTransform) -> NDArray[np.float64]:
+    """LPS to RAS: a rigid transform of points as a matrix `(4, 4)`."""
+    matrix, centre = np.eye(4), np.array(transform.GetCenter())
+    matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
+    matrix[:3, 3] = centre + np.array(transform.GetTranslation()) - matrix[:3, :3] @ centre
+    return FLIP_XY @ matrix @ FLIP_XY
 
 
 def resample_channel(

@@ -70,16 +70,34 @@ def _delegate(module: str, extra: str, name: str, context: typer.Context) -> Non
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
+@app.command("data", context_settings=_PASS_ON, add_help_option=False)
+def _data(context: typer.Context) -> None:
+    """Find scans, split them by person, register their contrasts, and check the result."""
+    _delegate("scorefusion.datasets.cli", "train", "data", context)
+
+
 @app.command("evaluate", context_settings=_PASS_ON, add_help_option=False)
 def _evaluate(context: typer.Context) -> None:
     """Measure a model on your own scans, beside classical baselines."""
     _delegate("scorefusion.evaluation.cli", "demo", "evaluate", context)
 
 
+@app.command("downstream", context_settings=_PASS_ON, add_help_option=False)
+def _downstream(context: typer.Context) -> None:
+    """Measure what a model does to a segmentation."""
+    _delegate("scorefusion.evaluation.downstream.cli", "train", "downstream", context)
+
+
 @app.command("train", context_settings=_PASS_ON, add_help_option=False)
 def _train(context: typer.Context) -> None:
     """Train a model on your own data."""
     _delegate("scorefusion.training.cli", "train", "train", context)
+
+
+@app.command("synthesise", context_settings=_PASS_ON, add_help_option=False)
+def _synthesise(context: typer.Context) -> None:
+    """Make synthetic scans, several contrasts of one head, from label maps."""
+    _delegate("scorefusion.synthesis.cli", "train", "synthesise", context)
 
 
 def _print_version(wanted: bool) -> None:
