@@ -26,8 +26,9 @@ from scorefusion.acquisition import Acquisition
 from scorefusion.bundle import Bundle, find_bundle
 from scorefusion.domain import Understanding, check_domain, understand
 from scorefusion.errors import GeometryError, OutOfMemory, RequestError
-from scorefusion.fusion import FusionRule, ModelInputs, ScoreFusion, acquisition_vector
+from scorefusion.fusion import FusionRule, VolumeRule
 from scorefusion.grid import Box, Grid, Reorientation, foreground_box, overlap_fraction
+from scorefusion.inputs import ModelInputs, acquisition_vector
 from scorefusion.intensity import IntensityScale, fit_intensity_scale, foreground_mask
 from scorefusion.model import Model, load_model
 from scorefusion.progress import Event, Reporter
@@ -100,7 +101,8 @@ def translate(
         seed: fixes the noise in the volume's own grid.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto", "float32", "bfloat16", "float16": inside the networks only.
-        rule: fusion rule; None = the bundle's. "average", "alternating", "axial", ... are the published baselines.
+        rule: fusion rule; None = the bundle's. "average", "alternating", "axial", ... are the published baselines; see
+            `Model.choose_rule`.
         tile: voxels a side that the 3D network takes at once; None = as memory allows.
         frame: which frame of a 4D file.
         on_event: receives progress, log and warning events.
@@ -119,7 +121,7 @@ def translate(
     bundle = find_bundle(
         model if isinstance(model, Bundle) else Path(model) if isinstance(model, os.PathLike) else model
     )
-    plan = _plan(bundle, preset, steps, samples)
+    plan = _plan(bundle, preset, steps, samples, uncertainty)
     volumes = _read_inputs(inputs, bundle, frame)
     request = _prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report)
 
@@ -146,6 +148,8 @@ def translate(
     if deviation is not None:
         quality["mean_uncertainty"] = request.mean_in_foreground(deviation)
     provenance = _provenance(bundle, volumes, request, plan, fusion, seed, chosen, dtype, report, started, preset)
+    if rule is not None:
+        provenance["RuleAsked"] = rule
     if spread is not None and spread is not main:
         provenance["Uncertainty"] = dataclasses.asdict(run.uncertainty_plan(plan))
     return Result(volume, deviation, provenance, quality)
@@ -154,7 +158,7 @@ def translate(
 # -- the request ---------------------------------------------------------------------------------------------------
 
 
-def _plan(bundle: Bundle, preset: str, steps: int | None, samples: int | None) -> SamplingPlan:
+def _plan(bundle: Bundle, preset: str, steps: int | None, samples: int | None, uncertainty: bool) -> SamplingPlan:
     presets = bundle.section["presets"]
     if preset not in presets:
         msg = f"Model '{bundle.id}' has no preset '{preset}'; choose one of {', '.join(presets)}."
@@ -164,6 +168,12 @@ def _plan(bundle: Bundle, preset: str, steps: int | None, samples: int | None) -
         plan = dataclasses.replace(plan, steps=steps)
     if samples is not None:
         plan = dataclasses.replace(plan, samples=samples)
+    if bundle.volume_kind == "regression" and (uncertainty or max(plan.steps, plan.samples) > 1):
+        msg = (
+            f"Model '{bundle.id}' is a regression: it has one answer, without steps, samples or uncertainty. "
+            "Ask for one step and no uncertainty, or choose a diffusion model."
+        )
+        raise RequestError(msg)
     return plan
 
 
@@ -428,10 +438,8 @@ class _Run:
         return SamplingPlan(**{**DEFAULT_UNCERTAINTY, **self.model.section.get("uncertainty", {})})
 
     def _restore(self, plan: SamplingPlan, stage: str, done: int, total: float) -> Restoration:
-        ensemble = self.model.ensemble
         voxels = float(np.prod(self.request.box.shape))
-        # One evaluation = every plane's pass and, with learned fusion, the 3D network's.
-        passes = len(ensemble.members) + isinstance(self.rule, ScoreFusion)
+        passes = self.rule.passes(self.request.inputs)
         state = {"evaluations": done, "voxels": 0.0}
 
         def advance(count: int) -> None:
@@ -443,7 +451,7 @@ class _Run:
             state["evaluations"], state["voxels"] = done + finished, 0.0
             self.report.progress(stage, state["evaluations"], total)
 
-        ensemble.on_work = advance
+        self.rule.ensemble.on_work = advance
         inputs = self.request.inputs
         moved = dataclasses.replace(
             inputs,
@@ -478,7 +486,7 @@ def _choose_tiles(
 ) -> None:
     """Let the 3D network work in tiles where the whole does not fit. Plane networks see few slices at once in any
     case."""
-    if not isinstance(rule, ScoreFusion):
+    if not isinstance(rule, VolumeRule):
         return
     config = rule.network.config
     shape = request.box.shape

@@ -16,10 +16,11 @@ def gflop_per_megavoxel(section: dict[str, Any]) -> dict[str, float]:
     """
     networks = section["networks"]
     once = 0.0  # operations a voxel, for one evaluation of all networks
-    for entry in networks["planes"]:
+    for entry in networks.get("planes") or []:
         once += len(entry["planes"]) * _flop_per_voxel(entry["config"], _EDGE_2D)
-    if networks.get("fusion"):
-        once += _flop_per_voxel(networks["fusion"]["config"], _EDGE_3D)
+    for entry in (networks.get("fusion"), networks.get("volume")):
+        if entry:
+            once += _flop_per_voxel(entry["config"], _EDGE_3D)
     # Operations a voxel are millions of operations a million voxels.
     return {
         name: round(once * preset["steps"] * preset.get("samples", 1) * 1e6 / 1e9, 3)

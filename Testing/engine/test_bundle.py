@@ -31,6 +31,11 @@ from scorefusion.errors import BundleError, UnknownModelError
 
 torch = pytest.importorskip("torch")
 
+from tiny_models import tiny_ensemble, tiny_volume, write_tiny_bundle  # noqa: E402
+
+from scorefusion.fusion import PlaneAverage  # noqa: E402
+from scorefusion.inputs import InputRule  # noqa: E402
+
 PLANE = "models/plane.safetensors"
 
 
@@ -254,6 +259,86 @@ class TestMetadata:
     def test_nonsense_is_refused_in_words(self, nonsense: Any) -> None:
         with pytest.raises(BundleError):
             validate_metadata(nonsense, "x")
+
+
+class TestVolumeAlone:
+    """Bundles with a 3D network and no planes."""
+
+    @pytest.fixture(params=["diffusion", "regression"])
+    def alone(self, request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
+        rule = tiny_volume(InputRule(slab_radius=0, prediction="clean"), request.param)
+        return write_tiny_bundle(tmp_path / "made" / "alone", rule)
+
+    def test_passes_without_planes_and_slabs(self, alone: Bundle) -> None:
+        assert alone.volume_kind in ("diffusion", "regression")
+        assert not {"planes", "slab_radius"} & set(alone.section)
+        assert alone.network_files == ["models/volume.safetensors"]
+        alone.verify()
+
+    def test_empty_lists_of_planes_pass_too(self, alone: Bundle) -> None:
+        alone.section["planes"] = []
+        alone.section["networks"] |= {"planes": [], "fusion": None}
+        validate_metadata(alone.metadata, "alone")
+        assert alone.network_files == ["models/volume.safetensors"]
+
+    def test_plane_models_have_no_volume_kind(self, tiny_bundle: Bundle) -> None:
+        assert tiny_bundle.volume_kind is None
+        tiny_bundle.section["networks"]["volume"] = None
+        validate_metadata(tiny_bundle.metadata, "tiny-sr")
+
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            (_set("networks", "volume", "kind", value="flow"), r"volume\.kind is 'flow' \(expected 'diffusion', 'regr"),
+            (_set("networks", "volume", "kind", value=None), r"volume\.kind is missing"),
+            (_set("networks", "volume", "file", value="models/other.safetensors"), r"volume\.file"),
+            (_set("networks", "volume", "config", value=None), r"volume\.config is missing"),
+            (_set("networks", "volume", value="models/volume.safetensors"), r"networks\.volume is 'models"),
+            (_set("networks", "volume", value=None), r"networks\.planes is missing .*networks\.volume instead"),
+            (_set("networks", "planes", value=[{"file": "x"}]), r"planes stands beside scorefusion\.networks\.volume"),
+            (_set("networks", "fusion", value={"file": "x"}), r"fusion stands beside scorefusion\.networks\.volume"),
+        ],
+    )
+    def test_each_problem_names_key_value_and_expectation(
+        self, alone: Bundle, change: Callable[[dict], None], expected: str
+    ) -> None:
+        change(alone.metadata)
+        with pytest.raises(BundleError, match=expected):
+            validate_metadata(alone.metadata, "alone")
+
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            (
+                _set("schedule", "prediction", value="noise"),
+                r"prediction is 'noise' \(expected 'clean': netw",
+            ),
+            (_set("schedule", "prediction", value="v"), r"prediction is 'v' \(expected 'clean'"),
+            (_set("presets", "fast", "steps", value=4), r"presets\.fast\.steps is 4 \(expected 1: .*answers once"),
+            (_set("presets", "fast", "samples", value=8), r"presets\.fast\.samples is 8 \(expected 1"),
+        ],
+    )
+    def test_a_regression_answers_once_and_with_the_clean_residual(
+        self, alone: Bundle, change: Callable[[dict], None], expected: str
+    ) -> None:
+        change(alone.metadata)
+        if alone.volume_kind == "diffusion":
+            validate_metadata(alone.metadata, "alone")
+        else:
+            with pytest.raises(BundleError, match=expected):
+                validate_metadata(alone.metadata, "alone")
+
+
+class TestOptionalConditions:
+    def test_some_network_must_work_without_them(self, tmp_path: Path) -> None:
+        inputs = InputRule(slab_radius=1, plane_context=True, presence_context=2, prediction="clean")
+        rule = PlaneAverage(tiny_ensemble(inputs, groups=[(0, 1)]))
+        bundle = write_tiny_bundle(tmp_path / "told", rule, ["t1", "t2"], "translation")  # told of absence: passes
+        bundle.section["inputs"]["presence_context"] = 0
+        with pytest.raises(BundleError, match=r"no network that works with 't1' alone \(expected one: the other cond"):
+            validate_metadata(bundle.metadata, "told")
+        bundle.section["conditions"][1]["optional"] = False
+        validate_metadata(bundle.metadata, "told")
 
 
 class TestFinding:

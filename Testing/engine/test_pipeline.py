@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,107 +11,45 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_ensemble, tiny_fusion, tiny_volume, write_tiny_bundle
 
 from scorefusion.acquisition import Acquisition
 from scorefusion.bundle import Bundle, write_bundle
 from scorefusion.errors import BundleError, Cancelled, GeometryError, RequestError
-from scorefusion.fusion import FeatureAlignment, InputRule, Member, PlaneEnsemble, ScoreFusion
+from scorefusion.fusion import ScoreFusion, VolumeKind
 from scorefusion.grid import Grid
-from scorefusion.model import fusion_state, load_model
+from scorefusion.inputs import InputRule
+from scorefusion.model import load_model
 from scorefusion.pipeline import Result, translate
-from scorefusion.planes import Plane
 from scorefusion.restore import NoiseField
-from scorefusion.unet import UNet, UNetConfig
 from scorefusion.volume import Volume
 
-PLANES = [plane.value for plane in Plane]
 
-
-def _tiny(dims: int, channels: int, outputs: int, context: int, seed: int) -> UNet:
-    torch.manual_seed(seed)
-    config = UNetConfig(
-        dims, channels, outputs, (4, 6), blocks=1, stem_factor=2, normalisation="none", resampling="plain",
-        context_size=context, embedding_size=8,
-    )  # fmt: skip
-    network = UNet(config)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.08)
-    return network
-
-
-def _write(folder: Path, names: list[str], task: str, **section: Any) -> Bundle:
-    """A bundle with one shared plane network a condition and a fusion network over all."""
-    restoring = task == "super_resolution"
-    rule = InputRule(1, False, True, True, restoring, 0, 4.0, "clean")
-    networks = [_tiny(2, rule.plane_channels(1), 1, rule.plane_context_size, n) for n in range(len(names))]
-    members = [Member(n, plane, (n,)) for n in range(len(names)) for plane in Plane]
-    ensemble = PlaneEnsemble(networks, members, rule)
-    volume = _tiny(3, rule.volume_channels(len(names), len(members)), len(members), rule.volume_context_size, 9)
-    alignment = FeatureAlignment(networks, members, volume)
-    for parameter in alignment.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    states = {f"models/plane_{name}.safetensors": net.state_dict() for name, net in zip(names, networks, strict=True)}
-    states["models/fusion.safetensors"] = fusion_state(ScoreFusion(ensemble, volume, alignment))
-    metadata = {
-        "description": "A tiny random model for tests.",
-        "scorefusion": {
-            "task": task,
-            "conditions": [
-                {"name": name, "contrasts": ["t1", "t2"] if restoring else [name], "optional": n > 0}
-                for n, name in enumerate(names)
-            ],
-            "target": {
-                "name": "image" if restoring else "flair",
-                "same_contrast_as": names[0] if restoring else None,
-                "units": "input units" if restoring else "arbitrary",
-                "range": None if restoring else [0, 1000],
-            },
-            "spacing_mm": [1.0, 1.0, 1.0],
-            "base": "back_projection" if restoring else "condition",
-            "residual_gain": 4.0,
-            "planes": PLANES,
-            "slab_radius": 1,
-            "inputs": {
-                "position": False,
-                "foreground": True,
-                "plane_context": True,
-                "acquisition_context": restoring,
-                "presence_context": 0,
-            },  # fmt: skip
-            "networks": {
-                "planes": [
-                    {
-                        "file": f"models/plane_{name}.safetensors",
-                        "planes": PLANES,
-                        "conditions": [name],
-                        "config": network.config.to_dict(),
-                    }
-                    for name, network in zip(names, networks, strict=True)
-                ],
-                "fusion": {"file": "models/fusion.safetensors", "config": volume.config.to_dict()},
-            },
-            "schedule": {"kind": "cosine", "num_train_timesteps": 1000, "prediction": "clean"},
-            "presets": {
-                "fast": {"steps": 1, "solver": "ddim"},
-                "balanced": {"steps": 3, "solver": "dpmpp"},
-                "best": {"steps": 2, "solver": "ddpm", "samples": 3},
-            },
-            "domain": {"spacing_mm": [0.7, 1.3], "factor": [1.25, 8], "extent_mm": [10, 350], "modality": "MR"},
-            "licence": "Apache-2.0",
-            **section,
-        },
-    }
-    return write_bundle(folder, metadata, states, "# Card", "licence")
+def _restorer_rule() -> InputRule:
+    return InputRule(1, False, True, True, True, 0, 4.0, "clean")
 
 
 @pytest.fixture(scope="module")
 def restorer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return _write(tmp_path_factory.mktemp("bundles") / "tiny-sr", ["image"], "super_resolution")
+    rule = tiny_fusion(tiny_ensemble(_restorer_rule(), std=0.08), std=0.08)
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny-sr", rule)
 
 
 @pytest.fixture(scope="module")
 def translator(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return _write(tmp_path_factory.mktemp("bundles") / "tiny-t1-t2-to-flair", ["t1", "t2"], "translation")
+    """One shared plane network for each of two conditions, the second optional."""
+    inputs = InputRule(1, False, True, True, False, 0, 4.0, "clean")
+    rule = tiny_fusion(tiny_ensemble(inputs, groups=[(0,), (1,)], std=0.08), conditions=2, std=0.08)
+    folder = tmp_path_factory.mktemp("bundles") / "tiny-t1-t2-to-flair"
+    return write_tiny_bundle(folder, rule, ["t1", "t2"], "translation")
+
+
+@pytest.fixture(scope="module")
+def separate(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Six plane networks: each sees one of two conditions along one plane."""
+    inputs = InputRule(1, False, True, False, False, 0, 4.0, "clean")
+    rule = tiny_fusion(tiny_ensemble(inputs, shared=False, groups=[(0,), (1,)], std=0.08), conditions=2, std=0.08)
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "six", rule, ["t1", "t2"], "translation")
 
 
 @pytest.fixture
@@ -386,3 +324,133 @@ class TestRules:
         result = _run(make_volume((11, 9, 5), (1.0, 1.0, 3.0)), restorer)
         assert result.volume.spatial_shape == (11, 9, 15)
         assert isinstance(result.volume.grid, Grid)
+
+
+class TestTwoConditions:
+    """Plane networks of one condition each, fused: the common base is the first condition, the others are shifted."""
+
+    @pytest.fixture
+    def pair(self, make_volume: Callable[..., Volume]) -> dict[str, Volume]:
+        return {name: make_volume((14, 17, 12), (1.0, 1.0, 1.0), seed=seed) for seed, name in enumerate(("t1", "t2"))}
+
+    def test_each_network_sees_its_condition(self, separate: Bundle) -> None:
+        members = load_model(separate).ensemble.members
+        assert [(m.network, m.conditions) for m in members] == [(n, (n // 3,)) for n in range(6)]
+
+    @pytest.mark.parametrize("given", [("t1", "t2"), ("t1",)], ids=["both", "second missing"])
+    def test_weights_sum_to_one_end_to_end(
+        self, separate: Bundle, pair: dict[str, Volume], given: Sequence[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[torch.Tensor] = []
+        original = ScoreFusion.weights_and_correction
+
+        def watched(self: ScoreFusion, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            weights, correction = original(self, *arguments)
+            seen.append(1 / weights.shape[1] + weights)
+            return weights, correction
+
+        monkeypatch.setattr(ScoreFusion, "weights_and_correction", watched)
+        events: list[dict[str, Any]] = []
+        result = _run({name: pair[name] for name in given}, separate, preset="balanced", on_event=events.append)
+        assert result.volume.grid.is_close(pair["t1"].grid)
+        assert np.isfinite(result.volume.data).all()
+        assert len(seen) == 3
+        for weights in seen:
+            assert weights.shape[1] == 3 * len(given)
+            assert (weights - 1 / weights.shape[1]).abs().max() > 1e-3
+            assert torch.allclose(weights.sum(dim=1), torch.ones(()), atol=1e-5)
+        messages = [event["message"] for event in events if event["event"] == "log"]
+        assert any("'t2' is missing" in message for message in messages) == (len(given) == 1)
+
+    def test_without_the_second_its_networks_and_its_voxels_do_not_matter(
+        self, separate: Bundle, pair: dict[str, Volume], tmp_path: Path
+    ) -> None:
+        """The fusion network sees a missing condition as background, its networks as agreeing with the others."""
+        alone = _run({"t1": pair["t1"]}, separate).volume.data
+        states = {name: separate.load_state_dict(name) for name in separate.network_files}
+        for number in (3, 4, 5):
+            for tensor in states[f"models/plane{number}.safetensors"].values():
+                tensor += 1.0
+        changed = write_bundle(tmp_path / "changed", separate.metadata, states, "card", "licence")
+        assert np.array_equal(_run({"t1": pair["t1"]}, changed).volume.data, alone)
+        assert not np.allclose(_run(pair, changed).volume.data, _run(pair, separate).volume.data)
+
+    @pytest.mark.parametrize("rule", ["average", "alternating", "coronal", "average:axial+coronal", "fusion-scores"])
+    def test_every_rule_works_with_one_and_with_both(
+        self, separate: Bundle, pair: dict[str, Volume], rule: str
+    ) -> None:
+        both = _run(pair, separate, rule=rule, steps=2)
+        alone = _run({"t1": pair["t1"]}, separate, rule=rule, steps=2)
+        assert both.provenance["RuleAsked"] == rule
+        assert np.isfinite(alone.volume.data).all()
+        assert np.isfinite(both.volume.data).all()
+
+    def test_progress_counts_the_networks_that_speak(self, separate: Bundle, pair: dict[str, Volume]) -> None:
+        for given in (pair, {"t1": pair["t1"]}):
+            events: list[dict[str, Any]] = []
+            _run(given, separate, rule="average", on_event=events.append)
+            done = [event["done"] for event in events if event["event"] == "progress"]
+            assert done[-1] == 1
+            assert max(part for part in done if part < 1) > 0.9  # the last network reports just before the end
+
+
+class TestVolumeAlone:
+    """Bundles with a 3D network and no planes."""
+
+    def _bundle(self, folder: Path, kind: VolumeKind, task: str = "super_resolution") -> Bundle:
+        names = ["image"] if task == "super_resolution" else ["t1", "t2"]
+        inputs = InputRule(0, True, True, False, task == "super_resolution", 0 if len(names) == 1 else 2, 4.0, "clean")
+        return write_tiny_bundle(folder, tiny_volume(inputs, kind, len(names), std=0.08), names, task)
+
+    @pytest.mark.parametrize(
+        ("kind", "preset"),
+        [("diffusion", "fast"), ("diffusion", "balanced"), ("diffusion", "best"), ("regression", "fast")],
+    )
+    def test_super_resolution_returns_the_measurement(
+        self, tmp_path: Path, thick: Volume, kind: VolumeKind, preset: str
+    ) -> None:
+        events: list[dict[str, Any]] = []
+        result = _run(thick, self._bundle(tmp_path / "alone", kind), preset=preset, on_event=events.append)
+        assert result.volume.spatial_shape == (16, 28, 18)
+        assert result.quality["measurement_residual_relative"] < 1e-5
+        assert result.provenance["Rule"] == "VolumeOnly"
+        progress = [event for event in events if event["event"] == "progress"]
+        assert progress[-1]["done"] == progress[-1]["total"] > 0
+
+    @pytest.mark.parametrize("kind", ["diffusion", "regression"])
+    def test_translation_with_and_without_the_optional_condition(
+        self, tmp_path: Path, make_volume: Callable[..., Volume], kind: VolumeKind
+    ) -> None:
+        bundle = self._bundle(tmp_path / "alone", kind, "translation")
+        t1, t2 = (make_volume((14, 17, 12), (1.0, 1.0, 1.0), seed=seed) for seed in (1, 2))
+        both, alone = _run({"t1": t1, "t2": t2}, bundle), _run({"t1": t1}, bundle)
+        assert both.volume.grid.is_close(t1.grid)
+        assert np.isfinite(alone.volume.data).all()
+        assert not np.allclose(both.volume.data, alone.volume.data)
+
+    def test_a_regression_does_not_depend_on_the_seed(self, tmp_path: Path, thick: Volume) -> None:
+        regression = self._bundle(tmp_path / "regression", "regression")
+        diffusion = self._bundle(tmp_path / "diffusion", "diffusion")
+        one, other = (_run(thick, regression, seed=seed).volume.data for seed in (0, 1))
+        assert np.array_equal(one, other)
+        one, other = (_run(thick, diffusion, seed=seed).volume.data for seed in (0, 1))
+        assert not np.allclose(one, other)
+
+    @pytest.mark.parametrize("more", [{"uncertainty": True}, {"steps": 4}, {"samples": 2}])
+    def test_a_regression_has_one_answer_and_says_so(self, tmp_path: Path, thick: Volume, more: dict[str, Any]) -> None:
+        with pytest.raises(RequestError, match="is a regression: it has one answer.*choose a diffusion model"):
+            _run(thick, self._bundle(tmp_path / "alone", "regression"), **more)
+
+    def test_tiled_equals_whole(self, tmp_path: Path, make_volume: Callable[..., Volume]) -> None:
+        volume, bundle = make_volume((10, 24, 14), (1.0, 4.0, 1.0)), self._bundle(tmp_path / "alone", "diffusion")
+        whole, tiled = _run(volume, bundle), _run(volume, bundle, tile=16)
+        span = whole.volume.data.max() - whole.volume.data.min()
+        assert np.abs(tiled.volume.data - whole.volume.data).max() < 1e-3 * span
+        assert [w["code"] for w in tiled.provenance["Warnings"]] == ["tiles"]
+
+    @pytest.mark.parametrize("rule", ["fusion", "average", "alternating", "axial", "average:axial+coronal"])
+    def test_rules_of_planes_are_refused(self, tmp_path: Path, thick: Volume, rule: str) -> None:
+        bundle = self._bundle(tmp_path / "alone", "diffusion")
+        with pytest.raises(RequestError, match="it is a 3D network alone, without plane networks. Use rule 'volume'"):
+            _run(thick, bundle, rule=rule)
+        assert _run(thick, bundle, rule="volume").provenance["RuleAsked"] == "volume"

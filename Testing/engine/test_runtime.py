@@ -17,9 +17,12 @@ from scorefusion.memory import GIB, available_memory, is_out_of_memory, plan_til
 
 torch = pytest.importorskip("torch")
 
+from tiny_models import tiny_volume, write_tiny_bundle  # noqa: E402
+
 from scorefusion import runtime  # noqa: E402
 from scorefusion.bundle import Bundle, import_bundle  # noqa: E402
 from scorefusion.doctor import doctor, expected_seconds  # noqa: E402
+from scorefusion.inputs import InputRule  # noqa: E402
 from scorefusion.runtime import cpu_count, inference_settings, pick_device, pick_precision  # noqa: E402
 from scorefusion.work import gflop_per_megavoxel  # noqa: E402
 
@@ -198,6 +201,24 @@ class TestDoctor:
         alone = {**bundle_metadata["scorefusion"]["networks"], "fusion": None}
         without_fusion = gflop_per_megavoxel({**bundle_metadata["scorefusion"], "networks": alone})
         assert 0 < without_fusion["fast"] < work["fast"]
+
+    def test_work_of_a_3d_network_alone_is_counted(self, bundle_metadata: dict) -> None:
+        section = bundle_metadata["scorefusion"]
+        planes = {**section["networks"], "fusion": None}
+        config = {**section["networks"]["fusion"]["config"], "context_size": 0}
+        alone = {"volume": {"file": "models/volume.safetensors", "kind": "diffusion", "config": config}}
+        fused, average, volume = (
+            gflop_per_megavoxel({**section, "networks": networks})["balanced"]
+            for networks in (section["networks"], planes, alone)
+        )
+        assert 0 < volume == pytest.approx(fused - average, rel=1e-3)
+
+    def test_expected_times_are_told_for_a_3d_network_alone(self, tmp_path: Path, models_home: Path) -> None:
+        rule = tiny_volume(InputRule(slab_radius=0, prediction="clean"), "regression")
+        import_bundle(write_tiny_bundle(tmp_path / "unet3d", rule).folder)
+        model = next(model for model in doctor()["models"] if model["id"] == "unet3d")
+        assert model["problem"] is None
+        assert model["presets"]["fast"]["seconds"] > 0
 
     def test_expected_times_are_told_for_each_preset(self, tiny_bundle: Bundle) -> None:
         import_bundle(tiny_bundle.folder)

@@ -71,6 +71,7 @@ TRANSLATION = {
         {"name": "t2", "contrasts": ["t2"], "optional": True},
     ],
     "target": {"name": "flair", "same_contrast_as": None, "units": "arbitrary", "range": [0, 1000]},
+    "inputs": {"presence_context": 2},  # one network that is told which of the two is there
     "networks": {
         "planes": [
             {

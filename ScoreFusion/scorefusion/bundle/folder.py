@@ -64,6 +64,12 @@ class Bundle:
         """``super_resolution`` or ``translation``."""
         return str(self.section["task"])
 
+    @property
+    def volume_kind(self) -> str | None:
+        """``diffusion`` or ``regression`` for a 3D network that works alone; None = plane networks."""
+        volume = self.section["networks"].get("volume")
+        return str(volume["kind"]) if volume else None
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 that names this very model: over the hashes of the metadata and of the weights, sorted by path."""

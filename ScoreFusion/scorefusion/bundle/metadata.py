@@ -18,6 +18,7 @@ PROFILES = ("box", "gaussian")
 PLANES = ("sagittal", "coronal", "axial")
 SCHEDULES = ("cosine", "linear")
 PREDICTIONS = ("noise", "v", "clean")
+VOLUME_KINDS = ("diffusion", "regression")
 SOLVERS = ("ddim", "ddpm", "dpmpp")
 
 _MISSING = object()
@@ -63,7 +64,7 @@ def validate_metadata(metadata: Any, where: str) -> None:
 def network_files(section: dict[str, Any]) -> list[str]:
     """Weight files that the networks of a valid section need, without repeats."""
     networks = section["networks"]
-    entries = [*networks["planes"], networks.get("fusion")]
+    entries = [*(networks.get("planes") or []), networks.get("fusion"), networks.get("volume")]
     return list(dict.fromkeys(entry["file"] for entry in entries if entry))
 
 
@@ -119,17 +120,21 @@ def _check_section(checker: _Checker, section: dict[str, Any]) -> None:
     check(section, top, "inputs", _is_mapping, "a mapping of what the networks are shown")
     check(section, top, "slice_profile", _is_one_of(PROFILES), _one_of(PROFILES), optional=True)
     check(section, top, "uncertainty", _is_mapping, "a mapping of sampling settings", optional=True)
-    check(section, top, "slab_radius", _is_count(0), "a whole number from 0")
     check(section, top, "domain", _is_mapping, "a mapping")
     check(section, top, "licence", _is_text, "the licence's name")
 
     conditions = _check_conditions(checker, section)
     _check_target(checker, section, conditions)
-    planes = check(section, top, "planes", _is_subset_of(PLANES), f"a list of {_one_of(PLANES)}")
     files = _check_files(checker, section)
-    _check_networks(checker, section, conditions, planes or [], files)
     steps = _check_schedule(checker, section)
     _check_presets(checker, section, steps)
+    networks = check(section, top, "networks", _is_mapping, "a mapping with planes (and fusion), or with volume")
+    if networks is None:
+        return
+    if networks.get("volume") is None:
+        _check_planes(checker, section, networks, conditions, files)
+    else:
+        _check_volume(checker, section, networks, files)
 
 
 def _check_conditions(checker: _Checker, section: dict[str, Any]) -> list[str]:
@@ -183,32 +188,85 @@ def _check_files(checker: _Checker, section: dict[str, Any]) -> set[str]:
     return set(files or {})
 
 
-def _check_networks(
-    checker: _Checker, section: dict[str, Any], conditions: list[str], planes: Sequence[str], files: set[str]
+def _check_planes(
+    checker: _Checker, section: dict[str, Any], networks: dict[str, Any], conditions: list[str], files: set[str]
 ) -> None:
-    networks = checker.check(section, "scorefusion.", "networks", _is_mapping, "a mapping with planes and fusion")
-    if networks is None:
-        return
-    prefix = "scorefusion.networks."
-    entries = checker.check(networks, prefix, "planes", _are_mappings, "a list of plane networks") or []
-    fusion = checker.check(
+    """Plane networks, with or without a network that fuses them."""
+    check = checker.check
+    top, prefix = "scorefusion.", "scorefusion.networks."
+    check(section, top, "slab_radius", _is_count(0), "a whole number from 0")
+    planes = check(section, top, "planes", _is_subset_of(PLANES), f"a list of {_one_of(PLANES)}") or []
+    expected = "a list of plane networks, or networks.volume instead"
+    entries = check(networks, prefix, "planes", _are_mappings, expected) or []
+    fusion = check(
         networks, prefix, "fusion", lambda v: v is None or _is_mapping(v), "a network or null", optional=True
     )
     covered: set[str] = set()
     for index, entry in enumerate(entries):
         at = f"{prefix}planes[{index}]."
-        checker.check(entry, at, "file", lambda v: v in files, "one of scorefusion.files")
-        checker.check(entry, at, "config", _is_mapping, "the network's configuration")
-        checker.check(entry, at, "conditions", _is_subset_of(conditions), f"a list of {_one_of(conditions)}")
-        covered.update(checker.check(entry, at, "planes", _is_subset_of(planes), f"a list of {_one_of(planes)}") or [])
+        _check_network(checker, entry, at, files)
+        check(entry, at, "conditions", _is_subset_of(conditions), f"a list of {_one_of(conditions)}")
+        covered.update(check(entry, at, "planes", _is_subset_of(planes), f"a list of {_one_of(planes)}") or [])
     if entries and set(planes) - covered:
         left = _one_of(sorted(set(planes) - covered))
         checker.problems.append(
             f"{prefix}planes has no network for {left} (expected one for each of scorefusion.planes)"
         )
     if fusion:
-        checker.check(fusion, f"{prefix}fusion.", "file", lambda v: v in files, "one of scorefusion.files")
-        checker.check(fusion, f"{prefix}fusion.", "config", _is_mapping, "the network's configuration")
+        _check_network(checker, fusion, f"{prefix}fusion.", files)
+    if not checker.problems:
+        _check_optional(checker, section)
+
+
+def _check_optional(checker: _Checker, section: dict[str, Any]) -> None:
+    """Without the optional conditions, some plane network must still have what it needs."""
+    required = [condition["name"] for condition in section["conditions"] if not condition.get("optional")]
+    # Networks that are told of absence work with any of their conditions, others need all.
+    enough = any if section["inputs"].get("presence_context") else all
+    if not any(enough(name in required for name in entry["conditions"]) for entry in section["networks"]["planes"]):
+        checker.problems.append(
+            f"scorefusion.networks.planes has no network that works with {_one_of(required)} alone (expected one: the "
+            "other conditions are optional)"
+        )
+
+
+def _check_volume(checker: _Checker, section: dict[str, Any], networks: dict[str, Any], files: set[str]) -> None:
+    """A 3D network alone."""
+    prefix = "scorefusion.networks."
+    volume = checker.check(networks, prefix, "volume", _is_mapping, "a network or null")
+    if volume is not None:
+        _check_network(checker, volume, f"{prefix}volume.", files)
+        kind = checker.check(volume, f"{prefix}volume.", "kind", _is_one_of(VOLUME_KINDS), _one_of(VOLUME_KINDS))
+        if kind == "regression":
+            _check_regression(checker, section)
+    for key in ("planes", "fusion"):
+        if networks.get(key):
+            checker.problems.append(
+                f"{prefix}{key} stands beside {prefix}volume (expected one of them: volume is alone)"
+            )
+
+
+def _check_network(checker: _Checker, entry: dict[str, Any], prefix: str, files: set[str]) -> None:
+    checker.check(entry, prefix, "file", lambda v: v in files, "one of scorefusion.files")
+    checker.check(entry, prefix, "config", _is_mapping, "the network's configuration")
+
+
+def _check_regression(checker: _Checker, section: dict[str, Any]) -> None:
+    """A regression network sees no noise: it has one answer, the clean residual."""
+    schedule, presets = section.get("schedule"), section.get("presets")
+    if isinstance(schedule, dict) and schedule.get("prediction") in ("noise", "v"):
+        checker.problems.append(
+            f"scorefusion.schedule.prediction is {schedule['prediction']!r} (expected 'clean': networks.volume is a "
+            "regression)"
+        )
+    for name, preset in presets.items() if isinstance(presets, dict) else ():
+        for key in ("steps", "samples"):
+            value = preset.get(key, 1) if isinstance(preset, dict) else 1
+            if value != 1:
+                checker.problems.append(
+                    f"scorefusion.presets.{name}.{key} is {_short(value)} (expected 1: networks.volume is a "
+                    "regression, which answers once)"
+                )
 
 
 def _check_schedule(checker: _Checker, section: dict[str, Any]) -> int | None:
