@@ -1,13 +1,15 @@
 """A bundle's networks as rows of the table: each fusion rule, with and without projection, at the presets' plans.
 
 The published baselines (one plane, plane average, alternating planes) run on the same networks with the same steps,
-base image and noise, so that a difference between rows is a difference between rules.
+base image and noise, so that a difference between rows is a difference between rules. A 3D network alone, by diffusion
+or by regression, is a bundle of its own, evaluated in the same run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -17,7 +19,8 @@ from scorefusion.bundle import Bundle
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.benchmark import Method, Restored
 from scorefusion.evaluation.simulate import CoarseScan
-from scorefusion.fusion import ModelInputs, ScoreFusion, acquisition_vector
+from scorefusion.fusion import ScoreFusion, VolumeRule
+from scorefusion.inputs import ModelInputs, acquisition_vector
 from scorefusion.intensity import fit_intensity_scale
 from scorefusion.model import Model, load_model
 from scorefusion.pipeline import DEFAULT_UNCERTAINTY
@@ -25,21 +28,60 @@ from scorefusion.restore import NoiseField, SamplingPlan, base_image, restore
 from scorefusion.runtime import inference_settings, pick_device, pick_precision
 from scorefusion.volume import Volume
 
-#: Rules in the table: (key, label, fusion rule's name, projection). One plane: the coronal one, which cuts across
-#: axial slices and so sees the axis that a thick-slice scan lacks.
-RULES: tuple[tuple[str, str, str, bool], ...] = (
-    ("plane", "one plane (coronal)", "coronal", False),
-    ("plane+proj", "one plane + projection", "coronal", True),
-    ("alternating+proj", "alternating planes + projection", "alternating", True),
-    ("average", "plane average", "average", False),
-    ("average+proj", "plane average + projection", "average", True),
-    ("fusion", "fusion", "fusion", False),
-    ("fusion+proj", "fusion + projection", "fusion", True),
-)
-
-
-#: Plans of more evaluations than this run with the two main rules only.
+#: Plans of more evaluations than this run with the main rules only.
 COSTLY = 12
+MAIN = ("average+proj", "fusion+proj", "volume+proj")
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """A fusion rule as a row of the table, whatever the plan.
+
+    Attributes:
+        key: short name.
+        label: name for people.
+        rule: see `Model.choose_rule`.
+        projected: onto the measurement.
+        on_request: shown only where it is asked for by its key.
+    """
+
+    key: str
+    label: str
+    rule: str
+    projected: bool
+    on_request: bool = False
+
+
+def rule_rows(model: Model) -> list[RuleRow]:
+    """Every rule that a model can run: the main ones, then those for ablations, which are shown on request."""
+    if model.bundle.volume_kind == "regression":
+        return _with_projection("regression", "3D U-Net regression", "volume")
+    if model.bundle.volume_kind == "diffusion":
+        return _with_projection("volume", "3D diffusion alone", "volume")
+    planes = sorted(plane.value for plane in model.planes)
+    rows: list[RuleRow] = []
+    if "coronal" in planes:  # it cuts across axial slices, and so sees the axis that a thick-slice scan lacks
+        rows += _with_projection("plane", "one plane (coronal)", "coronal")
+    rows.append(RuleRow("alternating+proj", "alternating planes + projection", "alternating", projected=True))
+    rows += _with_projection("average", "plane average", "average")
+    if isinstance(model.rule, ScoreFusion):
+        rows += _with_projection("fusion", "fusion", "fusion")
+        if model.rule.alignment is not None:
+            rows += _with_projection("fusion-scores", "fusion, features off, same weights", "fusion-scores", True)
+    for plane in planes:
+        rows += _with_projection(f"plane:{plane}", f"one plane ({plane})", plane, True)
+    for count in range(2, len(planes)):
+        for some in combinations(planes, count):
+            rule = f"average:{'+'.join(some)}"
+            rows += _with_projection(rule, f"average of {' and '.join(some)}", rule, True)
+    return rows
+
+
+def _with_projection(key: str, label: str, rule: str, on_request: bool = False) -> list[RuleRow]:
+    return [
+        RuleRow(key, label, rule, projected=False, on_request=on_request),
+        RuleRow(f"{key}+proj", f"{label} + projection", rule, projected=True, on_request=on_request),
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +89,7 @@ class Learned:
     """One rule at one sampling plan."""
 
     model: Model
-    rule_key: str
-    rule_label: str
-    rule_name: str
-    projected: bool
+    row: RuleRow
     plan: SamplingPlan
     plan_name: str
     seed: int
@@ -59,14 +98,14 @@ class Learned:
 
     @property
     def key(self) -> str:
-        return f"{self.prefix}{self.rule_key}@{self.plan_name}"
+        return f"{self.prefix}{self.row.key}@{self.plan_name}"
 
     @property
     def label(self) -> str:
         samples = f", {self.plan.samples} samples" if self.plan.samples > 1 else ""
         steps = f"{self.plan.steps} step{'s' if self.plan.steps > 1 else ''}"
         preset = "" if self.plan_name.isdigit() else f"{self.plan_name}: "
-        return f"{self.prefix}{self.rule_label} ({preset}{steps}{samples})"
+        return f"{self.prefix}{self.row.label} ({preset}{steps}{samples})"
 
     @property
     def family(self) -> str:
@@ -74,8 +113,8 @@ class Learned:
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
-        rule = self.model.choose_rule(self.rule_name)
-        fusion = (rule.network,) if isinstance(rule, ScoreFusion) else ()
+        rule = self.model.choose_rule(self.row.rule)
+        fusion = (rule.network,) if isinstance(rule, VolumeRule) else ()
         return (*self.model.ensemble.plane_networks, *fusion)
 
     def restore(self, scan: CoarseScan, grid_of: Volume) -> Restored:
@@ -89,13 +128,13 @@ class Learned:
         )
         with inference_settings():
             result = restore(
-                self.model.choose_rule(self.rule_name),
+                self.model.choose_rule(self.row.rule),
                 self.model.schedule,
                 inputs,
                 self.plan,
                 NoiseField(acquisition.full_shape, self.seed),
-                acquisition if self.projected else None,
-                measured if self.projected else None,
+                acquisition if self.row.projected else None,
+                measured if self.row.projected else None,
             )
         half_range = 0.5 * (scale.high - scale.low)
         deviation = None if result.deviation is None else result.deviation[0, 0].cpu() * half_range
@@ -103,7 +142,7 @@ class Learned:
 
 
 def sampling_plans(bundle: Bundle, names: Sequence[str] | None = None) -> dict[str, SamplingPlan]:
-    """Plans to run, by name: one step, then the bundle's presets; equal plans once.
+    """Plans to run, by name: one step, then the bundle's presets; equal plans once. A regression has one plan.
 
     Args:
         bundle: whose presets.
@@ -113,6 +152,8 @@ def sampling_plans(bundle: Bundle, names: Sequence[str] | None = None) -> dict[s
     last = int(bundle.section["schedule"]["num_train_timesteps"]) - 1
     plans: dict[str, SamplingPlan] = {}
     presets["uncertainty"] = uncertainty_plan(bundle)
+    if bundle.volume_kind == "regression":  # one answer, whatever other models in the table are asked for
+        names = ["fast"]
     for name in names or [*bundle.section["presets"], "1"]:
         if name not in presets and not name.isdigit():
             msg = f"model {bundle.id!r} has no preset {name!r}; choose from {', '.join(presets)}, or a number of steps"
@@ -138,31 +179,31 @@ def learned_methods(
     precision: str = "auto",
     prefix: str = "",
 ) -> list[Method]:
-    """Every rule of `RULES` that the bundle can run, at every plan."""
+    """Every rule of `rule_rows` that the bundle can run, at every plan that makes sense for it."""
     if bundle.task != "super_resolution":
         msg = f"model {bundle.id!r} is a {bundle.task} model; this table is for super-resolution models"
         raise RequestError(msg)
     chosen = pick_device(device)
     model = load_model(bundle, chosen, pick_precision(precision, chosen))
-    has_fusion = isinstance(model.rule, ScoreFusion)
-    planes = {member.plane.value for member in model.ensemble.members}
     methods: list[Method] = []
     for plan_name, plan in sampling_plans(bundle, plans).items():
-        for key, label, rule, projected in RULES:
-            if (rule == "fusion" and not has_fusion) or (rule == "coronal" and rule not in planes):
-                continue
-            if rule == "alternating" and plan.steps == 1:
+        for row in rule_rows(model):
+            if row.rule == "alternating" and plan.steps == 1:
                 continue  # one step is one plane
-            if plan.steps * plan.samples > COSTLY and key not in ("average+proj", "fusion+proj"):
+            if plan.steps * plan.samples > COSTLY and not (row.on_request or row.key in MAIN):
                 continue
-            methods.append(Learned(model, key, label, rule, projected, plan, plan_name, seed, chosen, prefix))
+            methods.append(Learned(model, row, plan, plan_name, seed, chosen, prefix))
     return methods
 
 
 def choose_methods(methods: Sequence[Method], wanted: Sequence[str]) -> list[Method]:
-    """The rows asked for: `classical`, `model`, a key (`fusion+proj@fast`) or a rule at every plan (`fusion+proj`)."""
+    """The rows asked for: `classical`, `model`, a key (`fusion+proj@fast`) or a rule at every plan (`fusion+proj`).
+
+    Rows on request (`plane:axial`, `average:coronal+sagittal+proj`, `fusion-scores`) must be asked for by key.
+    """
+    usual = [method for method in methods if not (isinstance(method, Learned) and method.row.on_request)]
     if not wanted:
-        return list(methods)
+        return usual
     chosen = []
     known = sorted({m.key for m in methods} | {m.key.split("@")[0] for m in methods} | {"classical", "model"})
     for name in wanted:
@@ -170,6 +211,7 @@ def choose_methods(methods: Sequence[Method], wanted: Sequence[str]) -> list[Met
             msg = f"there is no method {name!r}; choose from {', '.join(known)}"
             raise RequestError(msg)
     for method in methods:
-        if {method.key, method.key.split("@")[0], method.family} & set(wanted):
+        family = {method.family} if method in usual else set()
+        if ({method.key, method.key.split("@")[0]} | family) & set(wanted):
             chosen.append(method)
     return chosen

@@ -1,0 +1,124 @@
+"""Rows of the table: which rules a model brings, which are shown on request, and what a 3D network alone adds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_ensemble, tiny_fusion, tiny_volume, write_tiny_bundle
+
+from scorefusion.bundle import Bundle
+from scorefusion.errors import RequestError
+from scorefusion.evaluation.benchmark import classical_methods
+from scorefusion.evaluation.learned import choose_methods, learned_methods, rule_rows, sampling_plans
+from scorefusion.evaluation.meter import Meter
+from scorefusion.evaluation.metrics import data_residual
+from scorefusion.evaluation.simulate import Setting, simulate
+from scorefusion.fusion import PlaneAverage
+from scorefusion.inputs import InputRule
+from scorefusion.model import load_model
+from scorefusion.volume import Volume
+
+INPUTS = InputRule(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+
+
+@pytest.fixture
+def fused(tmp_path: Path) -> Bundle:
+    return write_tiny_bundle(tmp_path / "fused", tiny_fusion(tiny_ensemble(INPUTS, shared=False)))
+
+
+def _alone(folder: Path, kind: Any) -> Bundle:
+    return write_tiny_bundle(folder / kind, tiny_volume(InputRule(slab_radius=0, prediction="clean"), kind))
+
+
+def _truth() -> Volume:
+    rng = np.random.default_rng(1)
+    return Volume(rng.random((1, 14, 17, 16), dtype=np.float32) * 300, np.diag([1.0, 1.0, 1.0, 1.0]), contrast="t1")
+
+
+def _keys(bundle: Bundle, wanted: list[str]) -> list[str]:
+    return [method.key for method in choose_methods(learned_methods(bundle, plans=["fast"], device="cpu"), wanted)]
+
+
+class TestRows:
+    def test_ablations_are_shown_on_request_only(self, fused: Bundle) -> None:
+        usual = _keys(fused, [])
+        assert usual == [
+            f"{key}@fast" for key in ("plane", "plane+proj", "average", "average+proj", "fusion", "fusion+proj")
+        ]
+        assert _keys(fused, ["model"]) == usual
+        wanted = ["plane:axial", "average:coronal+sagittal+proj", "fusion-scores@fast", "average:axial+sagittal"]
+        asked = _keys(fused, wanted)
+        assert sorted(asked) == sorted(f"{key.split('@')[0]}@fast" for key in wanted)
+
+    def test_every_plane_and_every_pair_can_be_asked_for(self, fused: Bundle) -> None:
+        rows = {row.key: row for row in rule_rows(load_model(fused)) if row.on_request}
+        planes = [f"plane:{name}" for name in ("axial", "coronal", "sagittal")]
+        pairs = ["average:axial+coronal", "average:axial+sagittal", "average:coronal+sagittal"]
+        assert set(rows) == {key + end for key in ("fusion-scores", *planes, *pairs) for end in ("", "+proj")}
+        assert rows["fusion-scores"].label == "fusion, features off, same weights"
+        assert rows["average:coronal+sagittal+proj"].label == "average of coronal and sagittal + projection"
+
+    def test_a_model_brings_only_what_it_has(self, tmp_path: Path) -> None:
+        average = write_tiny_bundle(tmp_path / "average", PlaneAverage(tiny_ensemble(INPUTS)))
+        assert not any("fusion" in row.key for row in rule_rows(load_model(average)))
+        scores = write_tiny_bundle(tmp_path / "scores", tiny_fusion(tiny_ensemble(INPUTS), features=False))
+        assert not any("fusion-scores" in row.key for row in rule_rows(load_model(scores)))
+
+    def test_costly_plans_run_with_the_main_rules_only(self, fused: Bundle, tmp_path: Path) -> None:
+        methods = choose_methods(learned_methods(fused, plans=["20"], device="cpu"), [])
+        assert [method.key for method in methods] == ["average+proj@20", "fusion+proj@20"]
+        methods = learned_methods(_alone(tmp_path, "diffusion"), plans=["20"], device="cpu")
+        assert [method.key for method in methods] == ["volume+proj@20"]
+
+    def test_an_unknown_row_brings_the_known_ones(self, fused: Bundle) -> None:
+        with pytest.raises(RequestError, match=r"no method 'plane:oblique'.*plane:axial\+proj@fast"):
+            _keys(fused, ["plane:oblique"])
+
+
+class TestVolumeAlone:
+    @pytest.mark.parametrize(
+        ("kind", "keys", "label"),
+        [
+            ("regression", ["regression", "regression+proj"], "3D U-Net regression"),
+            ("diffusion", ["volume", "volume+proj"], "3D diffusion alone"),
+        ],
+    )
+    def test_two_rows(self, tmp_path: Path, kind: str, keys: list[str], label: str) -> None:
+        methods = learned_methods(_alone(tmp_path, kind), plans=["fast"], device="cpu")
+        assert [method.key for method in methods] == [f"{key}@fast" for key in keys]
+        assert [method.label for method in methods] == [
+            f"{label} (fast: 1 step)",
+            f"{label} + projection (fast: 1 step)",
+        ]
+
+    @pytest.mark.parametrize("asked", [None, ["fast", "balanced", "uncertainty"], ["7"]])
+    def test_a_regression_has_one_plan_whatever_is_asked(self, tmp_path: Path, asked: list[str] | None) -> None:
+        plans = sampling_plans(_alone(tmp_path, "regression"), asked)
+        assert list(plans) == ["fast"]
+        assert (plans["fast"].steps, plans["fast"].samples) == (1, 1)
+
+    @pytest.mark.parametrize("kind", ["regression", "diffusion"])
+    def test_restores_and_is_counted_as_one_volume_pass(self, tmp_path: Path, kind: str) -> None:
+        truth = _truth()
+        scan = simulate(truth, Setting.parse("thick4"))
+        plain, projected = learned_methods(_alone(tmp_path, kind), plans=["fast"], device="cpu")
+        with Meter(projected.modules) as meter:
+            restored = projected.restore(scan, truth)
+        assert (meter.cost.slice_passes, meter.cost.volume_passes) == (0, 1)
+        assert restored.data.shape == truth.spatial_shape
+        measured = torch.from_numpy(scan.volume.data[0])
+        residuals = [
+            data_residual(scan.acquisition, method.restore(scan, truth).data, measured) for method in (plain, projected)
+        ]
+        assert residuals[1] < 0.01 < residuals[0]  # of 300
+
+    def test_stands_beside_the_classical_methods(self, tmp_path: Path) -> None:
+        rows = [*classical_methods(), *learned_methods(_alone(tmp_path, "regression"), device="cpu")]
+        assert [method.key for method in choose_methods(rows, ["cubic", "regression+proj"])] == [
+            "cubic",
+            "regression+proj@fast",
+        ]
