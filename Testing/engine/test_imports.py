@@ -34,7 +34,15 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Parts with a short list of parts they may import. The others may import all but `ONLY_FROM_ABOVE`."""
 
 ONLY_FROM_ABOVE = {
-    "cli": {"datasets.cli", "evaluation.cli", "evaluation.demo", "training.cli", "__main__"},
+    "cli": {
+        "datasets.cli",
+        "evaluation.cli",
+        "evaluation.demo",
+        "evaluation.downstream.cli",
+        "synthesis.cli",
+        "training.cli",
+        "__main__",
+    },
     "training": set(),
     "evaluation": set(),
 }

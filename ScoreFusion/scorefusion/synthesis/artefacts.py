@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scorefusion.acquisition import Acquisition
-from scorefusion.synthesis.fields import apply_along, random_field
-
-if TYPE_CHECKING:
-    import torch as _torch
+from scorefusion.synthesis.fields import random_field
 
 
-def bias_field(
-    shape: Sequence[int],
+def shade(
+    signal: Tensor,
     strength: float,
     scale: float,
-    generator: _torch.Generator,
-    device: _torch.device | str = "cpu",
+    generator: torch.Generator,
+    shared: Tensor | None = None,
 ) -> Tensor:
-    """A smooth positive factor, 1 on geometric average.
+    """A smooth shading in place: strong near one coil, weak far from it; its logarithm has mean 0.
 
     Args:
-        shape: `(I, J, K)`.
-        strength: standard deviation of its logarithm; 0.1 shades by about 10 %.
+        signal: `(I, J, K)`, changed.
+        strength: standard deviation of the logarithm of the factor; 0.1 shades by about 10 %.
         scale: voxels over which it changes.
-        generator: on `device`.
-        device: where the field lives.
+        generator: on the device of `signal`.
+        shared: `(I, J, K)` standard normal field that other images of the session have in common: two thirds of the
+            variance.
     """
-    return (strength * random_field(shape, scale, generator, device)).exp_()
+    field = random_field(signal.shape, scale, generator, signal.device)
+    if shared is not None:
+        field = field.mul_(0.6).add_(shared, alpha=0.8)
+    return signal.mul_(field.sub_(field.mean()).mul_(strength).exp_())
 
 
-def add_noise(signal: Tensor, sigma: float, generator: _torch.Generator) -> Tensor:
+def add_noise(signal: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
     """Rician noise: the magnitude of `signal` `(I, J, K)` plus complex Gaussian noise of `sigma` in each part."""
     if sigma <= 0:
         return signal
@@ -104,8 +105,3 @@ def draw_acquisition(shape: Sequence[int], rng: np.random.Generator) -> tuple[Ac
         return Acquisition.thick_slices(shape, axis, factor, max(1.0, gap * factor)), kept
     factor = float(rng.uniform(1.2, 2.0))
     return Acquisition.isotropic(shape, factor, "gaussian"), {"axis": None, "factor": round(factor, 2)}
-
-
-def blur(signal: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """The point spread of the scanner; what mixes tissues within a voxel at their border."""
-    return apply_along(matrices, signal)

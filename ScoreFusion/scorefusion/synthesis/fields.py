@@ -48,8 +48,12 @@ def random_field(
 
 
 @lru_cache(maxsize=256)
-def gaussian_blur_matrix(size: int, sigma: float) -> Tensor:
-    """`(size, size)` blur with a Gaussian of `sigma` voxels, integrated over each voxel; rows sum to one."""
+def gaussian_blur_matrix(size: int, sigma: float, zero_outside: bool = False) -> Tensor:
+    """`(size, size)` blur with a Gaussian of `sigma` voxels, integrated over each voxel.
+
+    Rows sum to one, as if what is beyond the ends looked like what is near them; or less than one near the ends, with
+    `zero_outside`.
+    """
     if sigma < 1e-3:
         return torch.eye(size)
     distance = np.arange(size)[None, :] - np.arange(size)[:, None]
@@ -58,7 +62,9 @@ def gaussian_blur_matrix(size: int, sigma: float) -> Tensor:
     reach = np.arange(-size, size + 1)
     kernel = 0.5 * (erf((reach + 0.5) / half) - erf((reach - 0.5) / half))
     weights = kernel[distance + size]
-    return torch.from_numpy((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+    if not zero_outside:
+        weights = weights / weights.sum(axis=1, keepdims=True)
+    return torch.from_numpy(weights.astype(np.float32))
 
 
 @lru_cache(maxsize=256)

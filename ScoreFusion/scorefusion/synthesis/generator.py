@@ -27,6 +27,8 @@ Mode = Literal["plausible", "random", "mixed"]
 BRIGHT_PERCENTILE = 99.5
 """Of the foreground goes to +1, as in `intensity.fit_intensity_scale`."""
 
+BRIGHT_SAMPLES = 8192
+
 
 @dataclass(frozen=True)
 class GeneratorOptions:
@@ -69,9 +71,9 @@ class GeneratorOptions:
     coarse_share: float = 0.15
     ghost_share: float = 0.1
     ringing_share: float = 0.1
-    noise: tuple[float, float] = (0.004, 0.04)
-    bias: tuple[float, float] = (0.0, 0.15)
-    sharpness: tuple[float, float] = (0.45, 0.8)
+    noise: tuple[float, float] = (0.004, 0.03)
+    bias: tuple[float, float] = (0.0, 0.12)
+    sharpness: tuple[float, float] = (0.5, 0.85)
 
     def __post_init__(self) -> None:
         if self.mode not in ("plausible", "random", "mixed"):
@@ -164,9 +166,7 @@ class ContrastGenerator:
         lesions = draw_lesions(classes, wobble, options.spacing_mm, rng) if ill else no_lesions(classes)
         shades, shade_facts = self._shades(lesions, rng, fields)
         shared_bias = random_field(options.shape, self._bias_scale(rng), fields, self.device)
-        counts = source.counts.copy()
-        if stripped:
-            counts[LAST_OF_BRAIN + 1 :] = 0
+        counts = _row_counts(source, lesions, stripped)
 
         images, facts = {}, {}
         for name in options.contrasts:
@@ -234,17 +234,20 @@ class ContrastGenerator:
     def _brain_mask(self, classes: Tensor, rng: np.random.Generator) -> Tensor:
         """What a skull-stripping tool would keep: the brain, and fluid in and close upon it."""
         solid = (classes >= 1) & (classes <= LAST_OF_BRAIN) & (classes != FLUIDS[1])
-        sigma = 3.0 / self.options.spacing_mm
+        sigma = 5.0 / self.options.spacing_mm
         matrices = [gaussian_blur_matrix(n, sigma).to(self.device) for n in self.options.shape]
-        near = apply_along(matrices, solid.float()) > float(rng.uniform(0.2, 0.55))
-        return solid | (near & (classes > 0) & ((classes <= LAST_OF_BRAIN) | bool(rng.random() < 0.3)))
+        near = apply_along(matrices, solid.float())
+        fluid = (classes == FLUIDS[1]) & (near > float(rng.uniform(0.2, 0.42)))
+        # Vessels and membranes between the folds stay in, too.
+        other = (classes > LAST_OF_BRAIN) & (near > float(rng.uniform(0.48, 0.65)))
+        return solid | fluid | other
 
     def _shades(
         self, lesions: Lesions, rng: np.random.Generator, fields: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         """Index into a flat palette for each voxel, int32 `(I * J * K,)`: tissue, water, iron."""
-        weights = rng.dirichlet([2.0, 2.0, 2.0])
-        parts = [(1.0, weights[0]), (3.0, weights[1]), (18.0, weights[2])]
+        weights = rng.dirichlet([3.0, 3.0, 1.0])
+        parts = [(1.0, weights[0]), (3.0, weights[1]), (25.0, weights[2])]
         water = torch.zeros(self.options.shape, device=self.device)
         for scale, weight in parts:
             water.add_(self._field(scale, fields), alpha=float(np.sqrt(weight)))
@@ -252,16 +255,13 @@ class ContrastGenerator:
         water = _to_level(water, tissue.WATER_RANGE, tissue.WATER_LEVELS)
         if bool(soft.any()):
             # Muscle and fat lie in sheets; a steep curve makes most voxels one or the other.
-            sheets = self._field(7.0, fields).sub_(float(rng.uniform(-0.6, 0.6)))
+            sheets = self._field(7.0, fields).sub_(float(rng.uniform(0.0, 0.8)))
             share = torch.sigmoid(sheets.mul_(5.0)).mul_(tissue.WATER_LEVELS - 1).add_(0.5).to(torch.int32)
             water = torch.where(soft, share, water)
         if lesions.share is not None:
             share = (lesions.share * (tissue.WATER_LEVELS - 1) + 0.5).to(torch.int32)
             ill = (lesions.rows == int(Tissue.LESION)) | (lesions.rows == tissue.OEDEMA)
             water = torch.where(ill, share, water)
-        elif bool((lesions.classes == int(Tissue.LESION)).any()):
-            # Lesions of the map itself are fully diseased.
-            water.masked_fill_(lesions.rows == int(Tissue.LESION), tissue.WATER_LEVELS - 1)
         iron = _to_level(self._field(5.0, fields), tissue.IRON_RANGE, tissue.IRON_LEVELS)
         index = (lesions.rows * tissue.WATER_LEVELS).add_(water).mul_(tissue.IRON_LEVELS).add_(iron)
         return index.reshape(-1), {"voxel": float(weights[0]), "fine": float(weights[1]), "wide": float(weights[2])}
@@ -295,7 +295,9 @@ class ContrastGenerator:
         """One image and what was done to it."""
         options = self.options
         fields = self._noise_source(rng)
-        table = palette / _bright_level(palette, counts, rng)
+        strength = float(rng.uniform(*options.bias))
+        noise = float(np.exp(rng.uniform(*np.log(np.maximum(options.noise, 1e-6)))))
+        table = palette / _bright_level(palette, counts, strength, noise, rng)
         facts: dict[str, Any] = {}
 
         x = torch.from_numpy(table.reshape(-1).astype(np.float32)).to(self.device)
@@ -307,12 +309,8 @@ class ContrastGenerator:
             share = round(float(rng.uniform(0.6, 0.9)), 2)
             matrices = [cosine_cut_matrix(n, share) @ matrix for n, matrix in zip(options.shape, matrices, strict=True)]
             facts["ringing"] = share
-        x = artefacts.blur(x, [matrix.to(self.device) for matrix in matrices])
-        strength = float(rng.uniform(*options.bias))
-        own = random_field(options.shape, self._bias_scale(rng), fields, self.device)
-        shading = shared_bias.mul(0.8 * strength).add_(own, alpha=0.6 * strength)
-        x = x.mul_(shading.exp_())
-        noise = float(np.exp(rng.uniform(*np.log(np.maximum(options.noise, 1e-6)))))
+        x = apply_along([matrix.to(self.device) for matrix in matrices], x)
+        x = artefacts.shade(x, strength, self._bias_scale(rng), fields, shared_bias)
         coarse = rng.random() < options.coarse_share
         moved = rng.random() < options.ghost_share
         acquisition = None
@@ -378,20 +376,39 @@ def _to_level(texture: Tensor, reach: float, levels: int) -> Tensor:
     return texture.mul_(step).add_(reach * step + 0.5).clamp_(0, levels - 1).to(torch.int32)
 
 
-def _bright_level(palette: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> float:
-    """What `BRIGHT_PERCENTILE` of the whole head's foreground does not exceed.
+def _row_counts(source: _Source, lesions: Lesions, stripped: bool) -> np.ndarray:
+    """Voxels of each row of a palette in the foreground of the whole head."""
+    counts = np.zeros(tissue.NUM_ROWS)
+    counts[: len(Tissue)] = source.counts
+    counts[[Tissue.BACKGROUND, Tissue.LESION]] = 0
+    if stripped:
+        counts[LAST_OF_BRAIN + 1 :] = 0
+        counts[Tissue.CSF] *= 0.5  # the rest lies beyond the mask
+    if lesions.share is not None:
+        ill = torch.bincount(lesions.rows[lesions.share > 0.5], minlength=tissue.NUM_ROWS).cpu().numpy()
+        diseases = [int(Tissue.LESION), tissue.OEDEMA, tissue.TUMOUR, tissue.NECROSIS]
+        counts[diseases] = ill[diseases]
+    return counts
+
+
+def _bright_level(
+    palette: np.ndarray, counts: np.ndarray, shading: float, noise: float, rng: np.random.Generator
+) -> float:
+    """What `BRIGHT_PERCENTILE` of the whole head's foreground does not exceed, in units of the palette.
 
     From the whole map's share of each tissue, not from the crop: a scan's scale is a property of the whole scan.
+
+    Args:
+        palette: `(NUM_ROWS, WATER_LEVELS, IRON_LEVELS)`.
+        counts: `(NUM_ROWS,)` voxels in the foreground.
+        shading: standard deviation of the logarithm of the bias field.
+        noise: standard deviation, relative to what is looked for.
+        rng: where chance comes from.
     """
-    del rng
-    weights = np.zeros(palette.shape)
-    water, iron = tissue.shade_axes()
-    shade = np.exp(-0.5 * water**2)[:, None] * np.exp(-0.5 * iron**2)[None, :]
-    shade /= shade.sum()
-    present = counts[: len(Tissue)].copy()
-    present[[Tissue.BACKGROUND]] = 0
-    weights[: len(Tissue)] = present[:, None, None] * shade
-    order = palette.ravel().argsort()
-    cumulative = np.cumsum(weights.ravel()[order])
-    place = int(np.searchsorted(cumulative, BRIGHT_PERCENTILE / 100.0 * cumulative[-1]))
-    return max(float(palette.ravel()[order[min(place, len(order) - 1)]]), 1e-6)
+    rows = rng.choice(len(counts), BRIGHT_SAMPLES, p=counts / counts.sum())
+    normal = rng.standard_normal((3, BRIGHT_SAMPLES))
+    water = np.clip((normal[0] / tissue.WATER_RANGE + 1) * 0.5 * tissue.WATER_LEVELS, 0, tissue.WATER_LEVELS - 1)
+    values = palette[rows, water.astype(int), tissue.IRON_LEVELS // 2] * np.exp(shading * normal[1])
+    bright = float(np.percentile(values, BRIGHT_PERCENTILE))
+    bright = float(np.percentile(values + noise * bright * normal[2], BRIGHT_PERCENTILE))
+    return max(bright * rng.uniform(1.0, 1.08), 1e-6)  # something brighter than all tissue is in every scan

@@ -7,6 +7,7 @@ Known schemes:
   511 the outer shell (skin), 515 a closed shell round the brain (cortical bone) with 516 inside it (marrow), 512 a rod
   below the brain stem (spinal cord), 502 and 509 the airways and what lines them, 507 all that is left (muscle, fat).
 * "three": 1 CSF, 2 grey matter, 3 white matter, as FSL FAST and the MASS atlases have it.
+* "tissue": the numbers of `Tissue` themselves, as `scorefusion synthesise` writes them.
 
 Maps that know no fluid outside the ventricles get some in the sulci, where a scan has it, too.
 """
@@ -26,10 +27,13 @@ from scorefusion.grid import Grid, foreground_box
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Scheme = Literal["auto", "freesurfer", "three"]
+Scheme = Literal["auto", "freesurfer", "three", "tissue"]
 
-SULCAL_RADIUS_MM = 2.5
-"""Background this near to the brain on most sides lies in a sulcus."""
+FOLDS = ((4.0, 0.33), (9.0, 0.55))
+"""Background lies in a fold of the brain where the brain, blurred by so many mm, is above this share."""
+
+SKIN_MM = 2.0
+"""What the maps call skin is the whole scalp; below this depth it is fat."""
 
 
 class Tissue(IntEnum):
@@ -55,10 +59,11 @@ class Tissue(IntEnum):
     BONE = 17
     MARROW = 18
     SKIN = 19
-    SOFT_TISSUE = 20  # muscle and fat, mixed at random
-    MUSCLE = 21
-    EYE = 22
-    MUCOSA = 23
+    FAT = 20
+    SOFT_TISSUE = 21  # muscle and fat, mixed at random
+    MUSCLE = 22
+    EYE = 23
+    MUCOSA = 24
 
 
 TISSUE_NAMES = tuple(tissue.name.lower() for tissue in Tissue)
@@ -156,6 +161,8 @@ def load_label_map(path: str | os.PathLike[str], scheme: Scheme = "auto") -> Lab
     classes = translate_codes(codes[i, j, k], scheme, str(path))
     if not np.isin(classes, FLUIDS[1]).sum() > 0.02 * (classes > 0).sum():
         classes = add_sulcal_fluid(classes, grid.spacing)
+    if (classes == T.SKIN).any():
+        classes = split_scalp(classes, grid.spacing)
     return LabelMap(np.ascontiguousarray(classes), grid.affine, source=str(path))
 
 
@@ -166,13 +173,14 @@ def translate_codes(codes: NDArray[np.int32], scheme: Scheme = "auto", name: str
         RequestError: no such scheme.
         VolumeError: numbers that the scheme does not know; the message names them.
     """
-    if scheme not in ("auto", "freesurfer", "three"):
-        msg = f"The label scheme is {scheme!r}; choose 'auto', 'freesurfer' or 'three'."
+    vocabularies = {"freesurfer": FREESURFER, "three": THREE, "tissue": {int(tissue): tissue for tissue in T}}
+    if scheme != "auto" and scheme not in vocabularies:
+        msg = f"The label scheme is {scheme!r}; choose 'auto', {', '.join(map(repr, vocabularies))}."
         raise RequestError(msg)
     if scheme == "auto":
         scheme = "three" if codes.max() <= 3 else "freesurfer"
     table = np.full(max(int(codes.max()), 3000) + 1, 255, dtype=np.uint8)
-    for code, tissue in (FREESURFER if scheme == "freesurfer" else THREE).items():
+    for code, tissue in vocabularies[scheme].items():
         if code < len(table):
             table[code] = tissue
     if scheme == "freesurfer":
@@ -191,13 +199,25 @@ def translate_codes(codes: NDArray[np.int32], scheme: Scheme = "auto", name: str
 
 def add_sulcal_fluid(classes: NDArray[np.uint8], spacing: tuple[float, float, float]) -> NDArray[np.uint8]:
     """Fluid where the background is folded into the brain or lies close upon it."""
+    near = np.zeros(classes.shape, dtype=bool)
+    for radius, share in FOLDS:
+        near |= _blurred(classes > 0, radius, spacing) > share
+    return np.where((classes == T.BACKGROUND) & near, np.uint8(T.CSF), classes)
+
+
+def split_scalp(classes: NDArray[np.uint8], spacing: tuple[float, float, float]) -> NDArray[np.uint8]:
+    """The scalp's outermost millimetres stay skin, the rest becomes fat."""
+    # Behind a flat wall, a Gaussian as wide as the depth has fallen to 16 %.
+    deep = _blurred(classes != T.BACKGROUND, SKIN_MM, spacing) > 1.0 - 0.16
+    return np.where((classes == T.SKIN) & deep, np.uint8(T.FAT), classes)
+
+
+def _blurred(mask: NDArray[np.bool_], radius_mm: float, spacing: tuple[float, float, float]) -> NDArray[np.float32]:
+    """A mask blurred by a Gaussian; nothing lies beyond the map."""
     import torch
 
     from scorefusion.synthesis.fields import apply_along, gaussian_blur_matrix
 
-    brain = torch.from_numpy((classes > 0).astype(np.float32))
-    matrices = [
-        gaussian_blur_matrix(size, SULCAL_RADIUS_MM / step) for size, step in zip(classes.shape, spacing, strict=True)
-    ]
-    near = apply_along(matrices, brain).numpy() > 0.3
-    return np.where((classes == T.BACKGROUND) & near, np.uint8(T.CSF), classes)
+    sizes = zip(mask.shape, spacing, strict=True)
+    matrices = [gaussian_blur_matrix(size, radius_mm / step, zero_outside=True) for size, step in sizes]
+    return apply_along(matrices, torch.from_numpy(mask.astype(np.float32))).numpy()

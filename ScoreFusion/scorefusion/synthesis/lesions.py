@@ -39,12 +39,13 @@ class Lesions:
 
 
 def no_lesions(classes: Tensor) -> Lesions:
-    """A healthy head."""
-    return Lesions(classes.to(torch.int32), None, classes, {"kind": "none"})
+    """A healthy head; what the map calls a lesion is white matter again."""
+    healed = classes.masked_fill(classes == int(Tissue.LESION), int(Tissue.WHITE_MATTER))
+    return Lesions(healed.to(torch.int32), None, healed, {"kind": "none"})
 
 
 def draw_lesions(classes: Tensor, wobble: Tensor, spacing_mm: float, rng: np.random.Generator) -> Lesions:
-    """Plaques (three in four) or a mass.
+    """Plaques (three in four) or a mass, beside the lesions that the map has.
 
     Args:
         classes: uint8 `(I, J, K)`.
@@ -58,7 +59,8 @@ def draw_lesions(classes: Tensor, wobble: Tensor, spacing_mm: float, rng: np.ran
 
 
 def _plaques(classes: Tensor, wobble: Tensor, spacing_mm: float, rng: np.random.Generator) -> Lesions:
-    rows, seen, share = classes.to(torch.int32), classes.clone(), torch.zeros_like(wobble)
+    rows, seen = classes.to(torch.int32), classes.clone()
+    share = (classes == int(Tissue.LESION)).to(wobble.dtype)
     wanted = int(rng.integers(3, 40))
     radii = []
     for centre in _near_ventricles(classes, wanted, rng):
@@ -78,7 +80,8 @@ def _plaques(classes: Tensor, wobble: Tensor, spacing_mm: float, rng: np.random.
 
 
 def _mass(classes: Tensor, wobble: Tensor, spacing_mm: float, rng: np.random.Generator) -> Lesions:
-    rows, seen, share = classes.to(torch.int32), classes.clone(), torch.zeros_like(wobble)
+    rows, seen = classes.to(torch.int32), classes.clone()
+    share = (classes == int(Tissue.LESION)).to(wobble.dtype)
     centres = _voxels_of(classes, WHITE[:1], 1, rng)
     if not centres:
         return no_lesions(classes)
@@ -90,7 +93,7 @@ def _mass(classes: Tensor, wobble: Tensor, spacing_mm: float, rng: np.random.Gen
     white = torch.isin(classes[box], torch.tensor(WHITE[:1], device=classes.device, dtype=classes.dtype))
     # Oedema creeps along white matter and spares the cortex.
     wet = torch.sigmoid((width - distance) * core / 2.5) * white
-    share[box] = wet
+    share[box] = torch.maximum(share[box], wet)
     block, names = rows[box], seen[box]
     block[wet > 0.03] = OEDEMA
     tumour = inside & (distance < 1.0)

@@ -99,7 +99,7 @@ class Protocol:
         tr, te, ti: repetition, echo and inversion time, ms; ti is 0 where there is no inversion.
         flip: degrees, of gradient echoes.
         spacing, echoes: of the train of `mprage`.
-        fat_saturated: fat gives almost no signal.
+        fat: share of the signal of fat that is left: it is off resonance, and often saturated on purpose.
     """
 
     kind: Kind
@@ -110,7 +110,7 @@ class Protocol:
     flip: float = 90.0
     spacing: float = 0.0
     echoes: int = 0
-    fat_saturated: bool = False
+    fat: float = 1.0
 
     def signal(self, tissue: Relaxation) -> NDArray[np.float64]:
         """The signal of each entry of `tissue`, in units of proton density."""
@@ -139,24 +139,22 @@ def draw_protocol(contrast: str, field: float, csf_t1: float, rng: np.random.Gen
         rng: where chance comes from.
     """
     uniform = rng.uniform
+    saturated = rng.random() < {"t2": 0.2, "pd": 0.15, "flair": 0.6}.get(contrast, 0.35)
+    fat = uniform(0.02, 0.2) if saturated else uniform(0.4, 0.9)
     if contrast == "t2":
-        # The saturation of fat is rare for the brain; fast spin echoes show fat bright.
-        return Protocol("spin_echo", field, uniform(3000, 7000), uniform(80, 120), fat_saturated=rng.random() < 0.2)
+        return Protocol("spin_echo", field, uniform(3000, 7000), uniform(80, 120), fat=fat)
     if contrast == "pd":
-        return Protocol("spin_echo", field, uniform(2200, 5000), uniform(8, 30), fat_saturated=rng.random() < 0.1)
+        return Protocol("spin_echo", field, uniform(2200, 5000), uniform(8, 30), fat=fat)
     if contrast == "flair":
         tr = uniform(6000, 11000)
-        ti = null_inversion_time(csf_t1, tr) * uniform(0.95, 1.03)
-        fat = rng.random() < 0.5
-        return Protocol("inversion_recovery", field, tr, uniform(85, 140), ti, fat_saturated=fat)
-    kind = rng.choice(["mprage", "gradient_echo", "spin_echo"], p=[0.55, 0.25, 0.2])
+        ti = null_inversion_time(csf_t1, tr) * uniform(0.94, 1.04)
+        return Protocol("inversion_recovery", field, tr, uniform(85, 140), ti, fat=fat)
+    kind = rng.choice(["mprage", "gradient_echo", "spin_echo"], p=[0.6, 0.25, 0.15])
     if kind == "mprage":
-        ti, flip, spacing = uniform(850, 1100), uniform(7, 12), uniform(6.5, 9.5)
-        return Protocol(
-            "mprage", field, uniform(1900, 2500), uniform(2.2, 4), ti, flip, spacing, int(uniform(128, 192))
-        )
+        tr, te, ti, flip = uniform(1900, 2500), uniform(2.2, 4), uniform(850, 1100), uniform(7, 12)
+        return Protocol("mprage", field, tr, te, ti, flip, uniform(6.5, 9.5), int(uniform(128, 192)), fat)
     if kind == "gradient_echo":
         tr = uniform(8, 25)
         ernst = np.rad2deg(np.arccos(np.exp(-tr / 900.0)))  # of white matter; twice that weights by T1
-        return Protocol("gradient_echo", field, tr, uniform(2, 6), flip=ernst * uniform(1.6, 2.4))
-    return Protocol("spin_echo", field, uniform(400, 700), uniform(8, 15))
+        return Protocol("gradient_echo", field, tr, uniform(2, 6), flip=float(ernst) * uniform(1.6, 2.4), fat=fat)
+    return Protocol("spin_echo", field, uniform(400, 700), uniform(8, 15), fat=fat)

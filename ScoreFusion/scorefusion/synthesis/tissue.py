@@ -1,13 +1,13 @@
 """Relaxation times and proton density of tissues, and the palettes that turn classes into signal.
 
-Means are rounded from: Stanisz et al. 2005 (Magn Reson Med 54:507; white and grey matter, nerve, cord, muscle, blood),
-Wansapura et al. 1999 (J Magn Reson Imaging 9:531; T2 and T2* at 3 T), Rooney et al. 2007 (Magn Reson Med 57:308; T1 of
-cortex and deep nuclei against field), Wright et al. 2008 (MAGMA 21:121; T1 at 1.5 and 3 T), Gelman et al. 1999 (Radiology
-210:759; T2 of deep nuclei at 3 T), Peters et al. 2007 (Magn Reson Imaging 25:748; T2*), Whittall et al. 1997 (Magn Reson
-Med 37:34; water content and T2 at 1.5 T) and Gold et al. 2004 (AJR 183:343; fat, marrow, muscle). Published means of the
-same tissue differ by 10-20 % between methods (Bojorquez et al. 2017, Magn Reson Imaging 35:69), so a head is drawn from
-a distribution of that width. Skin, mucosa, choroid plexus and diseased tissue are assumptions: diseased tissue is told as
-factors on white matter, within what those words mean to a radiologist.
+Means are rounded from: Stanisz et al. 2005 (Magn Reson Med 54:507; white and grey matter, nerve, cord, muscle,
+blood), Wansapura et al. 1999 (J Magn Reson Imaging 9:531; T2 and T2* at 3 T), Rooney et al. 2007 (Magn Reson Med
+57:308; T1 of cortex and deep nuclei against field), Wright et al. 2008 (MAGMA 21:121; T1 at 1.5 and 3 T), Gelman et
+al. 1999 (Radiology 210:759; T2 of deep nuclei at 3 T), Peters et al. 2007 (Magn Reson Imaging 25:748; T2*), Whittall
+et al. 1997 (Magn Reson Med 37:34; water content and T2 at 1.5 T) and Gold et al. 2004 (AJR 183:343; fat, marrow,
+muscle). Published means of one tissue differ by 10-20 % between methods (Bojorquez et al. 2017, Magn Reson Imaging
+35:69); within that room they were set so that tissue ratios agree with real T1w, T2w and FLAIR scans. Skin, mucosa,
+choroid plexus and diseased tissue are assumptions; disease is told as factors on white matter.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ T = Tissue
 OEDEMA = len(Tissue)
 TUMOUR = OEDEMA + 1
 NECROSIS = OEDEMA + 2
-FAT = OEDEMA + 3
-NUM_ROWS = OEDEMA + 4
+NUM_ROWS = OEDEMA + 3
 
-MIXTURES = {int(T.LESION): int(T.WHITE_MATTER), OEDEMA: int(T.WHITE_MATTER), int(T.SOFT_TISSUE): FAT}
+MIXTURES = {int(T.LESION): int(T.WHITE_MATTER), OEDEMA: int(T.WHITE_MATTER), int(T.SOFT_TISSUE): int(T.FAT)}
 """Rows whose first texture level is a share, 0 to 1: from the tissue named here to the row's own."""
 
 WATER_LEVELS, IRON_LEVELS = 32, 8
@@ -44,17 +43,17 @@ WATER_RANGE, IRON_RANGE = 2.5, 2.0
 
 # row: T1 at 1.5 and 3 T, T2 at 1.5 and 3 T, T2* at 1.5 and 3 T (ms), proton density, texture (relative, within a head)
 MEANS: dict[int, tuple[float, float, float, float, float, float, float, float]] = {
-    T.WHITE_MATTER: (650, 850, 80, 72, 66, 50, 0.70, 0.025),
-    T.CORTEX: (1180, 1400, 98, 92, 84, 66, 0.82, 0.045),
+    T.WHITE_MATTER: (640, 840, 80, 72, 66, 50, 0.70, 0.03),
+    T.CORTEX: (1200, 1450, 96, 90, 84, 66, 0.82, 0.05),
     T.CAUDATE: (1060, 1270, 88, 78, 59, 42, 0.81, 0.03),
     T.PUTAMEN: (980, 1180, 80, 70, 56, 34, 0.80, 0.03),
-    T.PALLIDUM: (770, 960, 66, 52, 40, 25, 0.75, 0.03),
-    T.THALAMUS: (930, 1120, 86, 77, 62, 46, 0.77, 0.045),
+    T.PALLIDUM: (710, 900, 70, 60, 40, 28, 0.74, 0.03),
+    T.THALAMUS: (890, 1080, 84, 75, 62, 46, 0.76, 0.05),
     T.HIPPOCAMPUS: (1180, 1400, 104, 97, 80, 60, 0.83, 0.03),
     T.VENTRICLES: (4100, 4200, 2000, 1800, 1500, 1200, 1.0, 0.01),
     T.CSF: (4000, 4100, 1800, 1600, 1200, 1000, 1.0, 0.03),
     T.CHOROID_PLEXUS: (1700, 2000, 180, 160, 90, 70, 0.90, 0.10),
-    T.BRAIN_STEM: (740, 940, 82, 75, 60, 46, 0.73, 0.06),
+    T.BRAIN_STEM: (770, 980, 83, 76, 60, 46, 0.73, 0.07),
     T.CEREBELLAR_WHITE: (670, 870, 82, 74, 64, 48, 0.71, 0.03),
     T.CEREBELLAR_CORTEX: (1120, 1330, 96, 90, 80, 62, 0.82, 0.05),
     T.VESSEL: (1440, 1900, 180, 80, 80, 30, 0.85, 0.20),
@@ -62,26 +61,26 @@ MEANS: dict[int, tuple[float, float, float, float, float, float, float, float]] 
     T.BONE: (300, 350, 1, 0.8, 0.5, 0.4, 0.15, 0.30),
     T.MARROW: (330, 380, 110, 95, 25, 18, 0.60, 0.22),
     T.SKIN: (700, 850, 40, 35, 20, 15, 0.70, 0.20),
+    T.FAT: (290, 370, 150, 130, 40, 30, 0.85, 0.10),
     T.SOFT_TISSUE: (1100, 1400, 38, 33, 28, 24, 0.80, 0.10),
     T.MUSCLE: (1100, 1400, 38, 33, 28, 24, 0.80, 0.08),
     T.EYE: (3800, 4000, 1500, 1300, 900, 700, 1.0, 0.02),
     T.MUCOSA: (1250, 1500, 120, 105, 40, 30, 0.85, 0.20),
-    FAT: (290, 370, 150, 130, 40, 30, 0.90, 0.08),
 }
 
 # Diseased tissue as factors on white matter: T1, T2, proton density, each from ... to.
 DISEASE: dict[int, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
-    T.LESION: ((1.25, 2.1), (1.6, 2.8), (1.10, 1.25)),
-    OEDEMA: ((1.4, 1.9), (1.7, 2.6), (1.12, 1.25)),
-    TUMOUR: ((1.5, 2.3), (1.5, 2.6), (1.12, 1.25)),
+    T.LESION: ((1.15, 1.9), (1.3, 2.1), (1.05, 1.20)),
+    OEDEMA: ((1.25, 1.7), (1.4, 2.1), (1.08, 1.20)),
+    TUMOUR: ((1.4, 2.2), (1.25, 2.2), (1.08, 1.20)),
     NECROSIS: ((2.8, 4.2), (4.0, 9.0), (1.25, 1.40)),
 }
 
 ENHANCING = {int(T.VESSEL): 0.25, int(T.CHOROID_PLEXUS): 0.3, int(T.MUCOSA): 0.35, int(T.SKIN): 0.8, TUMOUR: 0.4}
 """Factor on T1 after gadolinium, where blood reaches the tissue."""
 
-FATTY = {FAT: 0.1, int(T.MARROW): 0.2}
-"""What fat saturation leaves of the signal."""
+FATTY = {int(T.FAT): 1.0, int(T.MARROW): 0.8}
+"""How much of a tissue's signal comes from fat."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +130,7 @@ class Tissues:
     def to_dict(self) -> dict[str, Any]:
         """For JSON: means by tissue name."""
         rows = {tissue.name.lower(): int(tissue) for tissue in T if tissue != T.BACKGROUND}
-        rows.update(oedema=OEDEMA, tumour=TUMOUR, necrosis=NECROSIS, fat=FAT)
+        rows.update(oedema=OEDEMA, tumour=TUMOUR, necrosis=NECROSIS)
         values = {key: getattr(self.means, key) for key in ("t1", "t2", "t2_star", "pd")}
         return {name: {key: round(float(value[row]), 3) for key, value in values.items()} for name, row in rows.items()}
 
@@ -169,10 +168,10 @@ def draw_tissues(rng: np.random.Generator, field: float | None = None) -> Tissue
     t1, t2, t2_star = np.stack([mean.means.t1, mean.means.t2, mean.means.t2_star]) * common * own
     pd = np.minimum(mean.means.pd * np.exp(0.02 * rng.standard_normal(NUM_ROWS)), 1.0)
     ageing = rng.uniform(0.85, 1.05)  # iron in the nuclei
-    for row in (T.PALLIDUM, T.PUTAMEN, T.CAUDATE):
-        t2[row] *= ageing
-        t2_star[row] *= ageing
-    white = T.WHITE_MATTER
+    for nucleus in (T.PALLIDUM, T.PUTAMEN, T.CAUDATE):
+        t2[nucleus] *= ageing
+        t2_star[nucleus] *= ageing
+    white = int(T.WHITE_MATTER)
     for row, ranges in DISEASE.items():
         f1, f2, fd = (rng.uniform(low, high) for low, high in ranges)
         t1[row], t2[row], t2_star[row], pd[row] = t1[white] * f1, t2[white] * f2, t2_star[white] * f2, pd[white] * fd
@@ -194,9 +193,8 @@ def plausible_palette(
     palette = protocol.signal(tissues.shades(enhanced=enhanced))
     palette[T.BACKGROUND] = 0.0
     palette[T.VESSEL] *= flow
-    if protocol.fat_saturated:
-        for row, left in FATTY.items():
-            palette[row] *= left
+    for row, share in FATTY.items():
+        palette[row] *= 1.0 - share + share * protocol.fat
     return mix_rows(palette)
 
 
