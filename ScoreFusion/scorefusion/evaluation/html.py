@@ -16,6 +16,9 @@ from scorefusion.evaluation.document import Cell, Document, Section, Table
 PICTURE_WIDTH = 1600
 JPEG_QUALITY = 80
 
+#: Longer texts in a cell are set as prose.
+LONG_TEXT = 28
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --faint: #5b6675; --paper: #ffffff; --line: #d9dee5;
   --band: #f3f5f8; --mark: #0b6a53; }
@@ -37,6 +40,7 @@ thead th { background: var(--band); vertical-align: bottom; white-space: normal;
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); font-weight: 500;
   white-space: normal; min-width: 9rem; max-width: 22rem; }
 thead th:first-child { background: var(--band); }
+td.text { text-align: left; white-space: normal; min-width: 13rem; }
 td.best { font-weight: 700; color: var(--mark); }
 th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid var(--mark); }
 th[aria-sort="ascending"] button::after { content: " \\2191"; }
@@ -132,6 +136,8 @@ def _first(cell: Cell) -> str:
 
 
 def _cell(cell: Cell) -> str:
+    if cell.value is None and len(cell.text) > LONG_TEXT:
+        return f'<td class="text">{escape(cell.text)}</td>'
     value = "" if cell.value is None else f' data-value="{_script_number(cell.value)}"'
     mark = ' class="best"' if cell.best else ""
     return f"<td{mark}{value}>{escape(cell.text)}</td>"

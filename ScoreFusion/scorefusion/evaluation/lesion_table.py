@@ -80,12 +80,15 @@ def statements(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row.family == "model" and row.apart is None and row.lesion is not None:
             kept.setdefault(row.label, []).append(1.0 + row.lesion.contrast_error)
-    return [
-        f"{label} keeps {describe_range(values, lambda value: f'{value:.0%}')} of the lesions' contrast in the truth "
-        f"({len(values)} {'person' if len(values) == 1 else 'persons'})."
-        for label, values in kept.items()
-        if not all(math.isnan(value) for value in values)
-    ]
+    sentences = []
+    for label, values in kept.items():
+        known = [value for value in values if not math.isnan(value)]
+        if known:
+            share = describe_range(known, lambda value: f"{value:.0%}")
+            how = "keeps" if sum(known) >= 0 else "turns the contrast of lesions round:"
+            persons = f"{len(known)} {'person' if len(known) == 1 else 'persons'}"
+            sentences.append(f"{label} {how} {share} of the lesions' contrast in the truth ({persons}).")
+    return sentences
 
 
 def _cells(score: LesionScore) -> list[Cell]:

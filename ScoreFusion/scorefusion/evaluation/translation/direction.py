@@ -1,0 +1,107 @@
+"""From which contrasts to which: read from a bundle, and matched with the volumes that a case has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scorefusion.bundle import Bundle
+from scorefusion.datasets.case import CONTRASTS, Case
+from scorefusion.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Input:
+    """One condition of a translation model."""
+
+    name: str
+    contrasts: tuple[str, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Direction:
+    """What goes in and what comes out.
+
+    Attributes:
+        inputs: in the bundle's order; the first is the base.
+        targets: contrasts that count as the target.
+    """
+
+    inputs: tuple[Input, ...]
+    targets: tuple[str, ...]
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Direction:
+        """Of a translation bundle.
+
+        Raises:
+            RequestError: the bundle does something else, or does not say what its target is.
+        """
+        if bundle.task != "translation":
+            msg = (
+                f"model {bundle.id!r} is a {bundle.task} model, and this table is for translation models; "
+                "evaluate the two kinds in two runs"
+            )
+            raise RequestError(msg)
+        inputs = []
+        for condition in bundle.section["conditions"]:
+            names = dict.fromkeys([condition["name"], *condition["contrasts"]])
+            known = tuple(name for name in names if name in CONTRASTS)
+            inputs.append(Input(condition["name"], known, bool(condition.get("optional"))))
+        target = bundle.section["target"]
+        names = dict.fromkeys([target["name"], *target.get("contrasts", [])])
+        targets = tuple(name for name in names if name in CONTRASTS and name != "image")
+        if not targets:
+            msg = (
+                f"model {bundle.id!r} does not say which contrast it makes: its target is named {target['name']!r}; "
+                f"name it one of {', '.join(CONTRASTS[:-1])}"
+            )
+            raise RequestError(msg)
+        return cls(tuple(inputs), targets)
+
+    @property
+    def title(self) -> str:
+        """Such as `T1 + T2 to FLAIR`."""
+        given = " + ".join("/".join(i.contrasts).upper() + (" (optional)" if i.optional else "") for i in self.inputs)
+        return f"{given} to {'/'.join(self.targets).upper()}"
+
+    def missing(self, case: Case) -> list[str]:
+        """Contrasts that the case lacks; none = it can be scored."""
+        target = self._target(case)
+        lacking = [] if target is not None else ["/".join(self.targets)]
+        for each in self.inputs:
+            if not each.optional and self._source(case, each, target) is None:
+                lacking.append("/".join(each.contrasts))
+        return lacking
+
+    def match(self, case: Case) -> tuple[dict[str, str], str]:
+        """Contrast of the case by input name (an optional one that is not there is left out), and the target's."""
+        lacking = self.missing(case)
+        target = self._target(case)
+        if lacking or target is None:
+            has = ", ".join(case.contrasts) or "none"
+            msg = f"case {case.case_id} lacks {' and '.join(lacking)}, which {self.title} needs; it has {has}"
+            raise RequestError(msg)
+        found = {each.name: self._source(case, each, target) for each in self.inputs}
+        return {name: contrast for name, contrast in found.items() if contrast is not None}, target
+
+    def _target(self, case: Case) -> str | None:
+        return next((name for name in self.targets if name in case.contrasts), None)
+
+    @staticmethod
+    def _source(case: Case, wanted: Input, target: str | None) -> str | None:
+        return next((name for name in wanted.contrasts if name in case.contrasts and name != target), None)
+
+
+def common_direction(bundles: Sequence[Bundle]) -> Direction:
+    """The one direction of all models of a run: rows of one table are given the same and asked for the same."""
+    directions = [Direction.of(bundle) for bundle in bundles]
+    for bundle, direction in zip(bundles, directions, strict=True):
+        if direction != directions[0]:
+            msg = (
+                f"model {bundle.id!r} translates {direction.title}, model {bundles[0].id!r} {directions[0].title}; "
+                "models in one table must have the same inputs and the same target: evaluate them in two runs"
+            )
+            raise RequestError(msg)
+    return directions[0]
