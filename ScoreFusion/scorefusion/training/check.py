@@ -94,7 +94,7 @@ def check_recipe(recipe: Recipe, near: Path | None = None) -> CheckReport:
 
 def _check_data(recipe: Recipe, near: Path | None, report: CheckReport) -> None:
     try:
-        datalist = open_datalist(recipe, near)
+        datalist = open_datalist(recipe, near, strict=False)
     except ScoreFusionError as error:
         report.problems.append(Problem("error", "data.datalist", str(error)))
         return

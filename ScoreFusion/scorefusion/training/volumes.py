@@ -63,14 +63,21 @@ class Item:
     frame: int | None = None
 
 
-def open_datalist(recipe: Recipe, folder: Path | None = None) -> Datalist | None:
-    """The recipe's datalist; relative paths count from `folder`. None for synthetic heads only."""
+def open_datalist(recipe: Recipe, folder: Path | None = None, strict: bool = True) -> Datalist | None:
+    """The recipe's training and validation cases; None for synthetic heads only.
+
+    Args:
+        recipe: names the datalist.
+        folder: what its relative path counts from.
+        strict: refuse missing files; False leaves them to `datasets.inspect`.
+    """
     if recipe.data.datalist == "none":
         return None
     if recipe.data.datalist == "project":
         return project_datalist()
     path = Path(recipe.data.datalist)
-    return read_datalist(path if path.is_absolute() or folder is None else folder / path)
+    path = path if path.is_absolute() or folder is None else folder / path
+    return read_datalist(path, ("train", "val"), strict=strict)
 
 
 def list_items(recipe: Recipe, cases: Sequence[Case]) -> list[Item]:
