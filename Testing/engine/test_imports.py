@@ -29,7 +29,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{module: IMAGES | {"errors"} for module in IMAGES},
     "unet": {"errors"},
     "planes": {"errors"},
-    "fusion": {"errors", "unet", "planes", "schedule", "acquisition"},
+    # From slices to rules: each knows only what stands before it.
+    "tiling": {"unet"},
+    "inputs": {"acquisition", "planes", "schedule", "unet"},
+    "features": {"planes", "unet"},
+    "ensemble": {"errors", "features", "inputs", "planes", "schedule", "unet"},
+    "fusion": {"ensemble", "features", "inputs", "planes", "tiling", "unet"},
 }
 """Parts with a short list of parts they may import. The others may import all but `ONLY_FROM_ABOVE`."""
 
