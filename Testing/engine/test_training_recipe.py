@@ -94,6 +94,10 @@ class TestChanges:
         assert recipe.data.leave_out == ("a", "b")
         assert recipe.seed == 7
 
+    def test_steps_take_the_place_of_minutes(self):
+        stage = read_recipe("brain-sr", ["stages.planes.steps=7"]).stages["planes"]
+        assert (stage.steps, stage.minutes) == (7, None)
+
     def test_a_change_without_value_is_refused(self):
         with pytest.raises(RequestError, match="expected key"):
             read_recipe("brain-sr", ["seed"])

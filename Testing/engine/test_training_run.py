@@ -106,8 +106,10 @@ class TestSuperResolution:
         result = translate(thick, model=str(bundle.folder), preset="fast", device="cpu")
         assert result.volume.spacing[2] == pytest.approx(1.0, abs=0.01)
         for stage in ("planes", "fusion", "volumes"):
-            assert (tmp_path / "run" / stage / "log.csv").read_text().count("validation_gain_db") == 1
-            assert len(list((tmp_path / "run" / stage / "pictures").glob("*.png"))) == 1
+            assert (tmp_path / "run" / stage / "log.csv").read_text().count(
+                "validation_gain_db"
+            ) == 2  # before and after
+            assert len(list((tmp_path / "run" / stage / "pictures").glob("*.png"))) == 2
             assert list((tmp_path / "run" / stage / "tensorboard").iterdir())
 
     def test_the_exported_networks_are_the_averaged_ones(self, a_study, tmp_path):
@@ -171,6 +173,13 @@ class TestTranslation:
         run_cli(a_study({**TRANSLATION, "stages": stages}), "--out", tmp_path / "run", "--leave-out", "p0")
         bundle = Bundle(tmp_path / "run" / "bundle" / "tiny-translate")
         assert bundle.section["training"]["subjects"] == ["p1"]
+
+    def test_leave_one_out_learns_from_everybody_else(self, a_study, tmp_path):
+        stages = {"planes": {"steps": 1, "blocks": 1, "slices": 1}}
+        data = {**TRANSLATION["data"], "train_on": ["train", "val", "test"], "leave_out": ["p3"]}
+        run_cli(a_study({**TRANSLATION, "stages": stages, "data": data}), "--out", tmp_path / "run")
+        bundle = Bundle(tmp_path / "run" / "bundle" / "tiny-translate")
+        assert bundle.section["training"]["subjects"] == ["p0", "p1", "p2"]
 
 
 class TestResume:

@@ -28,6 +28,7 @@ from scorefusion.planes import Plane
 from scorefusion.schedule import NoiseSchedule
 
 RECIPES = Path(__file__).with_name("recipes")
+LENGTHS = {"steps": "minutes", "minutes": "steps"}  # of a stage: one or the other
 STAGES = ("planes", "prior", "fusion", "volumes", "joint", "volume")
 Contrast = Literal["t1", "t1ce", "t2", "flair", "pd"]
 CONTRASTS: tuple[Contrast, ...] = ("t1", "t1ce", "t2", "flair", "pd")
@@ -137,6 +138,7 @@ class Data(_Part):
     Attributes:
         datalist: JSON file, or "project" for the project's own data, or "none" (synthetic heads only).
         weights: how often a volume is drawn, by the beginning of `subject/contrast`; 1 if unnamed.
+        train_on: splits that are learned from; all three, with `leave_out`, for leave-one-subject-out.
         leave_out: persons not to be read (leave-one-subject-out).
         sharp_axes: "auto" measures which axes have real detail and coarsens only those; "all" trusts every volume.
         block: voxels of a block along R, A, S.
@@ -146,6 +148,7 @@ class Data(_Part):
 
     datalist: str = "project"
     weights: dict[str, float] = {}
+    train_on: tuple[Literal["train", "val", "test"], ...] = ("train",)
     leave_out: tuple[str, ...] = ()
     sharp_axes: Literal["auto", "all"] = "auto"
     block: tuple[int, int, int] = (96, 96, 96)
@@ -379,8 +382,10 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _merge(into: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Mappings are merged; anything else replaces. A value `null` for a stage takes it away."""
+    """Mappings are merged; anything else replaces. A stage `null` is taken away; `steps` replaces `minutes`."""
     for key, value in changes.items():
+        if key in LENGTHS:
+            into.pop(LENGTHS[key], None)
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _merge(into[key], value)
         elif key in STAGES and value is None:

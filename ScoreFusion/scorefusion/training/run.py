@@ -78,7 +78,10 @@ class Run:
     @cached_property
     def _cases(self) -> dict[str, tuple[Case, ...]]:
         datalist = open_datalist(self.recipe, self.near)
-        return {split: datalist.cases(split) if datalist is not None else () for split in ("train", "val")}
+        if datalist is None:
+            return {"train": (), "val": ()}
+        learned = [case for split in self.recipe.data.train_on for case in datalist.cases(split)]
+        return {"train": tuple(learned), "val": datalist.cases("val")}
 
     @cached_property
     def volumes(self) -> list[TrainingVolume]:

@@ -87,10 +87,12 @@ class Trainer:
             Cancelled: after a checkpoint was written.
             TrainingError: the loss is no number any more.
         """
-        self.resume()
+        fresh = not self.resume()
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.fabric.is_global_zero:
             self.writer = _summary_writer(self.folder)
+        if fresh:
+            self.look()  # where it starts from
         saved = examined = last = time.monotonic()
         try:
             while not self.finished:

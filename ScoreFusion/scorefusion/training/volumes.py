@@ -77,7 +77,7 @@ def open_datalist(recipe: Recipe, folder: Path | None = None, strict: bool = Tru
         return project_datalist()
     path = Path(recipe.data.datalist)
     path = path if path.is_absolute() or folder is None else folder / path
-    return read_datalist(path, ("train", "val"), strict=strict)
+    return read_datalist(path, tuple({"val": None, **dict.fromkeys(recipe.data.train_on)}), strict=strict)
 
 
 def list_items(recipe: Recipe, cases: Sequence[Case]) -> list[Item]:
