@@ -126,7 +126,7 @@ def move(volume: Volume, motion: Motion, grid: Grid, interpolation: str = "cubic
     data = np.clip(result.data, volume.data.min(), volume.data.max())
     if background is not None:
         tissue = moved.with_data((volume.data != background).astype(np.float32))
-        data[resample(tissue, grid, "linear", fill=0.0).data <= 0] = background
+        data[resample(tissue, grid, "linear", fill=0.0).data < 0.5] = background
     return result.with_data(data)
 
 
