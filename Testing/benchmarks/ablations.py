@@ -120,7 +120,7 @@ def train(out: Path, minutes: float, only: str) -> None:
     for number, (name, changes) in enumerate(VARIANTS.items()):
         if only and only not in name:
             continue
-        settings = [f"name=ablation-{number}", "networks.prior=false", "stages.prior=null", "stages.fusion=null"]
+        settings = [f"name=ablation-{number}", "networks.prior=false", "stages.prior=null", "stages.joint=null"]
         recipe = read_recipe("brain-sr", [*settings, f"stages.planes.minutes={minutes}", *changes])
         bundle = Run(recipe, out / f"{number:02d}", make_fabric(), Reporter()).run()
         assert bundle is not None

@@ -104,7 +104,7 @@ class TestChanges:
 
     def test_extends_takes_the_rest_from_another_recipe(self, tmp_path):
         path = tmp_path / "mine.yaml"
-        path.write_text("extends: brain-sr\nname: mine\nstages: {fusion: null, planes: {minutes: 1}}\n")
+        path.write_text("extends: brain-sr\nname: mine\nstages: {joint: null, planes: {minutes: 1}}\n")
         recipe = read_recipe(path)
         assert (recipe.name, list(recipe.stages), recipe.stages["planes"].minutes) == ("mine", ["planes", "prior"], 1)
         assert recipe.data == read_recipe("brain-sr").data
