@@ -406,9 +406,10 @@ def _bright_level(
         rng: where chance comes from.
     """
     rows = rng.choice(len(counts), BRIGHT_SAMPLES, p=counts / counts.sum())
-    normal = rng.standard_normal((3, BRIGHT_SAMPLES))
+    # The blur evens out some of the texture, and the brain sees less of the shading than the whole field has.
+    normal = rng.standard_normal((3, BRIGHT_SAMPLES)) * [[0.5], [0.7], [1.0]]
     water = np.clip((normal[0] / tissue.WATER_RANGE + 1) * 0.5 * tissue.WATER_LEVELS, 0, tissue.WATER_LEVELS - 1)
     values = palette[rows, water.astype(int), tissue.IRON_LEVELS // 2] * np.exp(shading * normal[1])
     bright = float(np.percentile(values, BRIGHT_PERCENTILE))
     bright = float(np.percentile(values + noise * bright * normal[2], BRIGHT_PERCENTILE))
-    return max(bright * rng.uniform(1.0, 1.08), 1e-6)  # something brighter than all tissue is in every scan
+    return max(bright * rng.uniform(0.93, 1.03), 1e-6)  # the blur dims small bright parts, more or less

@@ -142,13 +142,13 @@ def draw_protocol(contrast: str, field: float, csf_t1: float, rng: np.random.Gen
     saturated = rng.random() < {"t2": 0.2, "pd": 0.15, "flair": 0.6}.get(contrast, 0.35)
     fat = uniform(0.02, 0.2) if saturated else uniform(0.4, 0.9)
     if contrast == "t2":
-        return Protocol("spin_echo", field, uniform(3000, 7000), uniform(80, 120), fat=fat)
+        return Protocol("spin_echo", field, uniform(3000, 7000), uniform(75, 110), fat=fat)
     if contrast == "pd":
         return Protocol("spin_echo", field, uniform(2200, 5000), uniform(8, 30), fat=fat)
     if contrast == "flair":
-        tr = uniform(6000, 11000)
+        tr = uniform(7000, 11000)
         ti = null_inversion_time(csf_t1, tr) * uniform(0.94, 1.04)
-        return Protocol("inversion_recovery", field, tr, uniform(85, 140), ti, fat=fat)
+        return Protocol("inversion_recovery", field, tr, uniform(90, 145), ti, fat=fat)
     kind = rng.choice(["mprage", "gradient_echo", "spin_echo"], p=[0.6, 0.25, 0.15])
     if kind == "mprage":
         tr, te, ti, flip = uniform(1900, 2500), uniform(2.2, 4), uniform(850, 1100), uniform(7, 12)

@@ -44,7 +44,7 @@ WATER_RANGE, IRON_RANGE = 2.5, 2.0
 # row: T1 at 1.5 and 3 T, T2 at 1.5 and 3 T, T2* at 1.5 and 3 T (ms), proton density, texture (relative, within a head)
 MEANS: dict[int, tuple[float, float, float, float, float, float, float, float]] = {
     T.WHITE_MATTER: (640, 840, 80, 72, 66, 50, 0.70, 0.03),
-    T.CORTEX: (1200, 1450, 96, 90, 84, 66, 0.82, 0.05),
+    T.CORTEX: (1170, 1390, 97, 91, 84, 66, 0.81, 0.05),
     T.CAUDATE: (1060, 1270, 88, 78, 59, 42, 0.81, 0.03),
     T.PUTAMEN: (980, 1180, 80, 70, 56, 34, 0.80, 0.03),
     T.PALLIDUM: (710, 900, 70, 60, 40, 28, 0.74, 0.03),
