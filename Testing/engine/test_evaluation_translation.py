@@ -25,6 +25,7 @@ from scorefusion.datasets.case import Case  # noqa: E402
 from scorefusion.errors import RequestError, VolumeError  # noqa: E402
 from scorefusion.evaluation import cli  # noqa: E402
 from scorefusion.evaluation.lesions import (  # noqa: E402
+    fluid_mask,
     lesion_contrast,
     lesion_region,
     read_lesion,
@@ -216,6 +217,20 @@ class TestLesions:
         assert found.cnr_error == pytest.approx(error, abs=1e-4)
         assert found.mae == pytest.approx(0.4 * abs(error), abs=1e-5)
         assert found.mae_elsewhere == 0.0
+
+    def test_fluid_beside_a_lesion_is_no_part_of_the_ring(self) -> None:
+        brain, noise = torch.ones(SHAPE, dtype=torch.bool), torch.Generator().manual_seed(0)
+        volume = 0.02 * torch.randn(SHAPE, generator=noise) + 0.6
+        volume[:, :, 20:] += 0.3  # white matter
+        volume[:, 19:24] = 0.05 + 0.02 * torch.rand(SHAPE[0], 5, SHAPE[2], generator=noise)
+        fluid = fluid_mask(volume, "t1", brain)
+        assert fluid is not None
+        assert torch.equal(fluid, volume < 0.2)
+        region = lesion_region(torch.from_numpy(lesion_of_three()), brain, "lesion", fluid)
+        assert region is not None
+        assert float(volume[region.ring].min()) > 0.4
+        assert fluid_mask(volume, "t2", brain) is None  # bright there
+        assert fluid_mask(volume, None, brain) is None
 
     def test_few_voxels_give_no_figure(self) -> None:
         mask = torch.zeros(SHAPE, dtype=torch.bool)
@@ -419,6 +434,8 @@ class TestSuites:
         assert int((width > 0).nonzero().max()) < 300  # air above the head
         row, _ = score(pair, source_itself())
         assert 5 < row.scores.psnr < 20
+        truth = pair.truth[:, 0][pair.brain.mask[:, 0]]
+        assert float((truth < 0.001).float().mean()) < 0.01  # the T2w ends above the neck, and so does what is scored
         assert all(math.isnan(ratio) for ratio in row.scores.through_plane)
 
     def test_subjects_choose(self, datalist: Path) -> None:

@@ -19,6 +19,7 @@ from scorefusion.evaluation.lesions import (
     LesionContrast,
     LesionRegion,
     LesionScore,
+    fluid_mask,
     lesion_contrast,
     lesion_region,
     read_lesion,
@@ -228,7 +229,10 @@ def prepare(case: SuiteCase, setting: Setting, crop: str = "foreground") -> Subj
     truth = volume.crop(box)
     region = BrainRegion(brain.mask[box.slices].clone(), brain.how)
     marked = read_lesion(case.case.masks, volume)
-    lesion = None if marked is None else lesion_region(marked[1][box.slices], region.mask, marked[0])
+    lesion = None
+    if marked is not None:
+        fluid = fluid_mask(torch.from_numpy(truth.data[0]), case.contrast, region.mask)
+        lesion = lesion_region(marked[1][box.slices], region.mask, marked[0], fluid)
     scale = fit_intensity_scale(truth.data)
     scan = simulate(truth, setting)
     unit = (torch.from_numpy(truth.data[0]) - scale.low) / (scale.high - scale.low)

@@ -11,8 +11,9 @@ from scorefusion.evaluation.lesions import RING, LesionContrast, LesionScore
 
 HOW = (
     f"A lesion's contrast is its mean minus the mean of the ring around it ({RING[0]:g} to {RING[1]:g} voxels away, "
-    "inside the brain), in units of the truth's range; its contrast-to-noise ratio (CNR) is the same over the standard "
-    "deviation in that image's ring. All lesions of a mask count as one. 100 % kept is as in the truth, 0 % is gone, "
+    "inside the brain, without fluid where T1w or FLAIR shows it as the darkest of three classes), in units of the "
+    "truth's range; its contrast-to-noise ratio (CNR) is the same over the standard deviation in that image's ring. "
+    "All lesions of a mask count as one. 100 % kept is as in the truth, 0 % is gone, "
     "below 0 % is turned round. A smooth image has a smooth ring, and so a high CNR: read the contrast beside it."
 )
 

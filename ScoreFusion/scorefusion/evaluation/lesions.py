@@ -5,9 +5,10 @@ measured in the truth, in what the model was given and in what it made:
 
     CNR = (mean in the lesion - mean in the ring) / standard deviation in the ring
 
-The ring is the brain between two and six voxels from the lesion (from all lesions of the mask). The sign stays: a
-lesion that turns from bright to dark is no small error. A blurred image has a smooth ring, and so a high CNR; read the
-contrast (the numerator, in units of the truth's range) beside it.
+The ring is the brain tissue between two and six voxels from the lesion (from all lesions of the mask): many lesions lie
+beside a ventricle, and fluid would make the ring another thing in each contrast. The sign stays: a lesion that turns
+from bright to dark is no small error. A blurred image has a smooth ring, and so a high CNR; read the contrast (the
+numerator, in units of the truth's range) beside it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ RING = (2.0, 6.0)
 
 #: Fewer voxels than this, in the lesion or in its ring, give no figure.
 LEAST_VOXELS = 20
+
+#: Contrasts in which the darkest class is fluid, the better one first, and the share of the brain that fluid may have.
+FLUID_IS_DARK = ("t1", "flair", "t1ce")
+MOST_FLUID = 0.4
 
 #: Masks of a case that are lesions here, the first one found counts.
 KINDS = ("lesion", "tumour")
@@ -62,13 +67,16 @@ class LesionScore:
     mae_elsewhere: float  # in the rest of the brain
 
 
-def lesion_region(mask: Tensor, brain: Tensor, kind: str = "lesion") -> LesionRegion | None:
+def lesion_region(
+    mask: Tensor, brain: Tensor, kind: str = "lesion", fluid: Tensor | None = None
+) -> LesionRegion | None:
     """The lesion and its ring; None where either has too few voxels.
 
     Args:
         mask: bool `(I, J, K)`, all lesions.
         brain: bool `(I, J, K)`; ring and lesion are taken inside it.
         kind: for the table.
+        fluid: bool `(I, J, K)`, kept out of the ring; see `fluid_mask`.
     """
     inside = mask & brain
     if int(inside.sum()) < LEAST_VOXELS:
@@ -76,7 +84,29 @@ def lesion_region(mask: Tensor, brain: Tensor, kind: str = "lesion") -> LesionRe
     near, far = RING
     distance = _distance(mask)
     ring = brain & ~mask & (distance >= near) & (distance <= far)
+    if fluid is not None:
+        ring &= ~fluid
     return LesionRegion(kind, inside, ring) if int(ring.sum()) >= LEAST_VOXELS else None
+
+
+def fluid_mask(volume: Tensor, contrast: str | None, brain: Tensor) -> Tensor | None:
+    """The darkest of three classes in the brain (Otsu), where fluid is dark; None where it is not, or fills too much.
+
+    Args:
+        volume: `(I, J, K)`, any units.
+        contrast: of the volume; fluid is dark in `FLUID_IS_DARK`.
+        brain: bool `(I, J, K)`.
+    """
+    import SimpleITK as sitk
+
+    if contrast not in FLUID_IS_DARK:
+        return None
+    otsu = sitk.OtsuMultipleThresholdsImageFilter()
+    otsu.SetNumberOfThresholds(2)
+    otsu.SetNumberOfHistogramBins(256)
+    otsu.Execute(sitk.GetImageFromArray(volume[brain].float().reshape(1, 1, -1).numpy()))
+    fluid = brain & (volume < otsu.GetThresholds()[0])
+    return fluid if int(fluid.sum()) < MOST_FLUID * int(brain.sum()) else None
 
 
 def lesion_contrast(volume: Tensor, region: LesionRegion) -> LesionContrast:

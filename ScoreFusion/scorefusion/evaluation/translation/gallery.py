@@ -19,7 +19,7 @@ COLUMNS = {
     "average": "plane average",
     "fusion": "fusion",
 }
-#: Shown where none of the models' columns above ran.
+#: The first of these that ran is shown where no model has a column above.
 _INSTEAD = {"plane": "one plane", "source": "source"}
 
 
@@ -59,8 +59,9 @@ def compare_translations(pair: Pair, made: Mapping[str, Tensor], rows: Sequence[
     place = "where the lesion mask is largest" if pair.lesion is not None else f"where {shown[0][1]} errs most"
     caption = (
         f"Made from {' + '.join(name.upper() for name in pair.contrasts[:-1])}; the {target} was not shown to any "
-        f"method. {what}. Figures: means over {pair.plane.value} slices in the brain ({pair.brain.how}). Scored plane: "
-        f"{pair.why_axis}. Radiological view. Close-up: {place}. Translated images are synthetic: not for diagnosis."
+        f"method. {what}. Figures: means over {pair.plane.value} slices in the scored region ({pair.brain.how}). "
+        f"Scored plane: {pair.why_axis}. Radiological view. Close-up: {place}. "
+        "Translated images are synthetic: not for diagnosis."
     )
     return Comparison(
         title=f"{pair.case.case_id}   {' + '.join(name.upper() for name in pair.contrasts[:-1])} to {target}",
@@ -81,7 +82,7 @@ def _columns(rows: Sequence[PairRow]) -> list[tuple[PairRow, str]]:
         first.setdefault(_rule(row), row)
     shown = [(first[rule], heading) for rule, heading in COLUMNS.items() if rule in first]
     if not any(row.family == "model" for row, _ in shown):
-        shown += [(first[rule], heading) for rule, heading in _INSTEAD.items() if rule in first]
+        shown += [(first[rule], heading) for rule, heading in _INSTEAD.items() if rule in first][:1]
     return shown or [(rows[0], rows[0].label)]
 
 

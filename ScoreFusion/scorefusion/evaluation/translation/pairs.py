@@ -14,7 +14,7 @@ from torch import Tensor
 from scorefusion.datasets.case import Case
 from scorefusion.datasets.spectrum import read_axes
 from scorefusion.errors import VolumeError
-from scorefusion.evaluation.lesions import LesionRegion, lesion_region, read_lesion
+from scorefusion.evaluation.lesions import FLUID_IS_DARK, LesionRegion, fluid_mask, lesion_region, read_lesion
 from scorefusion.evaluation.regions import EROSION, BrainRegion, brain_region, erode
 from scorefusion.evaluation.translation.direction import Direction
 from scorefusion.intensity import IntensityScale, fit_intensity_scale, foreground_mask
@@ -26,6 +26,7 @@ AXIAL = 2
 #: In a single slice of a whole head there is no telling brain from scalp: everything brighter than this share of the
 #: range counts, with what it encloses.
 HEAD_LEVEL = 0.1
+WHOLE_HEAD = "the whole head"
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +112,11 @@ def read_pair(case: Case, direction: Direction, slice_axis: int | None = None) -
     else:
         brain, axis, why = _head(normalised), slice_axis, "the files are single slices"
     marked = None if slice_axis is not None else read_lesion(case.masks, base)
+    lesion = None
+    if marked is not None:
+        seen = next((name for name in FLUID_IS_DARK if name in volumes), None)
+        fluid = None if seen is None else fluid_mask(normalised[seen], seen, brain.mask)
+        lesion = lesion_region(marked[1], brain.mask, marked[0], fluid)
     return Pair(
         case,
         {name: normalised[contrast] for name, contrast in found.items()},
@@ -121,7 +127,7 @@ def read_pair(case: Case, direction: Direction, slice_axis: int | None = None) -
         brain,
         axis,
         why,
-        None if marked is None else lesion_region(marked[1], brain.mask, marked[0]),
+        lesion,
     )
 
 
@@ -192,20 +198,21 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _head(normalised: Mapping[str, Tensor]) -> BrainRegion:
-    """What a single slice shows of a head."""
+    """What every contrast of a single slice shows of a head: one may end above the neck."""
     import SimpleITK as sitk
 
-    bright = torch.stack([to_unit(volume) for volume in normalised.values()]).amax(dim=0) > HEAD_LEVEL
-    thin = next(axis for axis in range(3) if bright.shape[axis] == 1)
-    image = sitk.GetImageFromArray(bright.squeeze(thin).numpy().astype(np.uint8))
-    closed = sitk.BinaryFillhole(sitk.BinaryMorphologicalClosing(image, [3, 3]))
-    largest = sitk.RelabelComponent(sitk.ConnectedComponent(closed), sortByObjectSize=True) == 1
-    mask = torch.from_numpy(sitk.GetArrayFromImage(largest) > 0).unsqueeze(thin)
-    eroded = erode(mask, EROSION)
-    if not bool(eroded.any()):
-        msg = "the slice shows no head: nothing in it is bright enough to be scored"
+    inside = torch.ones(next(iter(normalised.values())).shape, dtype=torch.bool)
+    thin = next(axis for axis in range(3) if inside.shape[axis] == 1)
+    for volume in normalised.values():
+        bright = to_unit(volume.squeeze(thin)) > HEAD_LEVEL
+        image = sitk.GetImageFromArray(bright.numpy().astype(np.uint8))
+        closed = sitk.BinaryFillhole(sitk.BinaryMorphologicalClosing(image, [3, 3]))
+        largest = sitk.RelabelComponent(sitk.ConnectedComponent(closed), sortByObjectSize=True) == 1
+        inside &= erode(torch.from_numpy(sitk.GetArrayFromImage(largest) > 0).unsqueeze(thin), EROSION)
+    if not bool(inside.any()):
+        msg = "the slices show no common head: nothing in them is bright enough to be scored"
         raise VolumeError(msg)
-    return BrainRegion(eroded, f"the whole head in the slice (no brain mask), eroded by {EROSION} voxels")
+    return BrainRegion(inside, f"{WHOLE_HEAD} that every contrast shows (no brain mask), eroded by {EROSION} voxels")
 
 
 def _scored_axis(case: Case, volumes: Mapping[str, Volume]) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from scorefusion.evaluation.document import Cell, Document, Section, Table, mean
 from scorefusion.evaluation.lesion_table import lesion_section
 from scorefusion.evaluation.report import THROUGH_PLANE, memory_cell, pair_cell, pair_range, write_files
 from scorefusion.evaluation.slices import LEAST_SHARE
+from scorefusion.evaluation.translation.pairs import WHOLE_HEAD
 from scorefusion.evaluation.translation.run import PairFacts, PairRow, TranslationBenchmark, pair_gains
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ _HOW = (
     "Intensities: each contrast is scaled by its own robust range (0.5 to 99.5 percentile of the foreground), the "
     "sources before they are given to a method, the truth to be compared with: its range becomes [0, 1]. A method "
     "gives the target in that range; nobody is told the truth's scanner units, and nothing is clipped.",
-    "Scores are taken slice by slice inside the brain mask, and averaged over the slices with at least "
-    f"{LEAST_SHARE:.0%} of the largest slice's brain area: PSNR with range 1; SSIM in 2D, uniform 7 x 7 window, as "
-    "in scikit-image; MAE. Which slices: see the table of persons.",
+    "Scores are taken slice by slice inside the brain mask (of single slices: inside the head), and averaged over the "
+    f"slices with at least {LEAST_SHARE:.0%} of the largest slice's area in it: PSNR with range 1; SSIM in 2D, uniform "
+    "7 x 7 window, as in scikit-image; MAE. Which slices: see the table of persons.",
     "MMD (paper): linear MMD of one volume, its summed squared error. MMD of slices: linear MMD with the volume's "
     "slices as the set, in which errors that differ from slice to slice cancel. Both grow with the volume.",
     "Nothing of the target was measured, so nothing is projected. Means are over persons, with the smallest and the "
@@ -62,13 +63,18 @@ def translation_document(benchmark: TranslationBenchmark, pictures: Sequence[Pat
     tables.append(_cost_table(rows))
     apart = [f"{f.subject}, {f.apart}" for f in facts if f.apart]
     notes = (f"{_APART}{'; '.join(apart)}.",) if apart else ()
-    sections = [Section("Scores in the brain, slice by slice", notes, tuple(tables))]
+    sections = [Section(f"Scores in the {_region(facts)}, slice by slice", notes, tuple(tables))]
     lesions = lesion_section(rows, facts, lambda about: about.subject, "What the model does to lesions")
     sections += [] if lesions is None else [lesions]
     sections.append(Section("Persons, and every row", (), (_person_table(facts), _row_table(rows))))
     if pictures:
         sections.append(Section("Pictures", ("Each has its own caption.",), (), tuple(pictures)))
     return Document(f"Translation: {benchmark.direction}", benchmark.caption, _HOW, tuple(sections))
+
+
+def _region(facts: Sequence[PairFacts]) -> str:
+    """Single slices of heads come without a brain mask."""
+    return "head" if any(f.brain.startswith(WHOLE_HEAD) for f in facts) else "brain"
 
 
 def _heading(facts: PairFacts) -> str:
@@ -193,7 +199,9 @@ def translation_terminal_table(benchmark: TranslationBenchmark) -> rich.table.Ta
     from rich.text import Text
 
     each = _score_table(benchmark.rows, benchmark.facts)
-    shown = rich.table.Table(title=f"{benchmark.direction}: PSNR (dB) / SSIM in the brain, slice by slice")
+    shown = rich.table.Table(
+        title=f"{benchmark.direction}: PSNR (dB) / SSIM in the {_region(benchmark.facts)}, slice by slice"
+    )
     for position, name in enumerate(each.header):
         shown.add_column(name, justify="left" if position == 0 else "right")
     for row in each.rows:
