@@ -80,7 +80,8 @@ def read_grid(path: str | os.PathLike[str], frame: int | None = None) -> Grid:
     if _check_readable(path) in NIFTI_SUFFIXES:
         image, _ = _open_nifti(path, frame)
         with _naming(path):
-            return Grid(image.shape[:3], _nifti_affine(path, image))
+            i, j, k = image.shape[:3]
+            return Grid((i, j, k), _nifti_affine(path, image))
     import SimpleITK as sitk
 
     from scorefusion.volume_itk import get_grid

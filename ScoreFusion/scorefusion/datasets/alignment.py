@@ -58,8 +58,18 @@ class Alignment:
         return asdict(self)
 
 
-def measure_alignment(volume: Volume, reference: Volume) -> Alignment:
+def interior(volume: Volume, reference: Volume) -> NDArray[np.bool_]:
+    """Voxels `(I, J, K)` well inside both foregrounds: all shifts that are tried stay inside."""
+    return erode(foreground_mask(volume.data[0]) & foreground_mask(reference.data[0]), RADIUS + 1)
+
+
+def measure_alignment(volume: Volume, reference: Volume, inside: NDArray[np.bool_] | None = None) -> Alignment:
     """Compare two volumes, one channel each, on the same grid.
+
+    Args:
+        volume: the one that may have to move.
+        reference: the other.
+        inside: voxels to compare, from `interior`. Two measurements can only be compared over the same voxels.
 
     Raises:
         VolumeError: the grids differ, or hardly any voxel lies well inside both foregrounds.
@@ -68,8 +78,7 @@ def measure_alignment(volume: Volume, reference: Volume) -> Alignment:
         msg = f"{volume.name} {volume.spatial_shape} is not on the grid of {reference.name} {reference.spatial_shape}"
         raise VolumeError(msg)
     ours, theirs = volume.data[0], reference.data[0]
-    inside = erode(foreground_mask(ours) & foreground_mask(theirs), RADIUS + 1)
-    voxels = np.flatnonzero(inside)
+    voxels = np.flatnonzero(interior(volume, reference) if inside is None else inside)
     if voxels.size < FEWEST_VOXELS:
         msg = (
             f"only {voxels.size} voxels lie well inside both {volume.name} and {reference.name}, too few to compare "

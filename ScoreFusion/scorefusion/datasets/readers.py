@@ -68,7 +68,8 @@ def read_bids(folder: Path) -> Found:
 
     `derivatives` and `sourcedata` are left alone. Of several runs or acquisitions of a contrast the first is taken.
     """
-    cases, notes, other = [], [], _Tally()
+    cases: list[Case] = []
+    notes, other = [], _Tally()
     for person in _folders(folder, r"sub-[a-zA-Z0-9]+"):
         visits = [(path, path.name[len("ses-") :]) for path in _folders(person, r"ses-[a-zA-Z0-9]+")]
         before = len(cases)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scorefusion.datasets.alignment import Alignment, measure_alignment
+from scorefusion.datasets.alignment import Alignment, interior, measure_alignment
 from scorefusion.datasets.case import Case, nearest
 from scorefusion.datasets.datalist import SECTIONS, Datalist
 from scorefusion.datasets.registration_report import (
@@ -33,6 +33,9 @@ from scorefusion.progress import Reporter, jsonable
 from scorefusion.volume import Volume, read_grid, read_volume, write_volume
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from scorefusion.grid import Grid
 
 
@@ -164,12 +167,16 @@ def _register(
 ) -> ContrastReport:
     """Move one contrast, unless it lies well or the motion does not help."""
     in_place = same_grid(moving.grid, fixed.grid)
-    before = _by_header(moving, fixed, in_place)
+    # On one grid this only brings the axes into the same order, and nothing may be interpolated.
+    there = move(moving, Motion.none(), fixed.grid, "nearest" if in_place else "linear")
+    before = _measure(there, fixed)
     if before is not None and in_place and before.at_peak and not force:
         return ContrastReport(contrast, ALREADY_ALIGNED, path, before=before, after=before)
     motion = find_motion(moving, fixed, seed)
     moved = move(moving, motion, fixed.grid, interpolation)
-    after = measure_alignment(moved, fixed)
+    common = interior(there, fixed) & interior(moved, fixed)
+    before = _measure(there, fixed, common)
+    after = measure_alignment(moved, fixed, common if before is not None else None)
     target = out / f"{contrast}.nii.gz"
     if before is None or after.nmi >= before.nmi:
         return ContrastReport(contrast, REGISTERED, write_volume(moved, target), motion, before, after)
@@ -179,12 +186,10 @@ def _register(
     return ContrastReport(contrast, NOT_IMPROVED, write_volume(as_it_lay, target), before=before, after=before)
 
 
-def _by_header(moving: Volume, fixed: Volume, in_place: bool) -> Alignment | None:
+def _measure(there: Volume, fixed: Volume, inside: NDArray[np.bool_] | None = None) -> Alignment | None:
     """How well the headers alone put one on the other; None where they hardly overlap."""
-    # On one grid this only brings the axes into the same order, and nothing may be interpolated.
-    there = move(moving, Motion.none(), fixed.grid, "nearest" if in_place else "linear")
     try:
-        return measure_alignment(there, fixed)
+        return measure_alignment(there, fixed, inside)
     except VolumeError:
         return None
 
