@@ -46,6 +46,7 @@ ONLY_FROM_ABOVE = {
         "evaluation.downstream.cli",
         "synthesis.cli",
         "training.cli",
+        "training.ship",
         "__main__",
     },
     "training": set(),
