@@ -34,6 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inputs": {"acquisition", "planes", "schedule", "unet"},
     "features": {"planes", "unet"},
     "ensemble": {"errors", "features", "inputs", "planes", "schedule", "unet"},
+    # Files and people, no networks; only its command talks to the terminal.
+    "datasets": {"errors", "progress", "grid", "volume", "volume_itk", "intensity", "cli"},
     "fusion": {"ensemble", "features", "inputs", "planes", "tiling", "unet"},
 }
 """Parts with a short list of parts they may import. The others may import all but `ONLY_FROM_ABOVE`."""
