@@ -289,6 +289,20 @@ class TestCase:
         assert "made it worse" in report.warnings[0]
         assert "still off the reference" in report.warnings[1]
 
+    def test_one_volume_of_4d_files_becomes_a_file_of_its_own(self, case: Case, tmp_path: Path) -> None:
+        nib = pytest.importorskip("nibabel")
+        paths = {}
+        for key in ("t1", "flair"):
+            data = read_volume(case.contrasts[key]).data[0]
+            paths[key] = tmp_path / f"{key}_4d.nii"
+            nib.save(nib.Nifti1Image(np.stack([data[::-1], data], axis=-1), GRID.affine), paths[key])
+        report = register_case(replace(case, contrasts=paths, masks={}, frame=1), "t1", tmp_path)
+        assert report["flair"].outcome == "already aligned"
+        assert report.case.frame is None
+        for key in paths:
+            now = read_volume(report.case.contrasts[key])
+            assert np.array_equal(now.data, read_volume(case.contrasts[key]).data)
+
     def test_a_reference_that_is_not_there(self, case: Case, tmp_path: Path) -> None:
         with pytest.raises(RequestError, match="has no 't1ce'"):
             register_case(case, "t1ce", tmp_path)

@@ -86,7 +86,8 @@ def register_case(
             continue
         begin = time.monotonic()
         moving = read_volume(path, case.frame)
-        row = _register(contrast, path, moving, fixed, out, interpolation, seed, force or case.frame is not None)
+        kept = path if case.frame is None else None
+        row = _register(contrast, kept, moving, fixed, out, interpolation, seed, force)
         rows[contrast] = replace(row, seconds=time.monotonic() - begin)
         warnings += _doubts(rows[contrast], case)
     masks, doubts = _carry_masks(case, fixed.grid, rows, out)
@@ -163,25 +164,33 @@ def align_datalist(
 
 
 def _register(
-    contrast: str, path: Path, moving: Volume, fixed: Volume, out: Path, interpolation: str, seed: int, force: bool
+    contrast: str,
+    path: Path | None,
+    moving: Volume,
+    fixed: Volume,
+    out: Path,
+    interpolation: str,
+    seed: int,
+    force: bool,
 ) -> ContrastReport:
-    """Move one contrast, unless it lies well or the motion does not help."""
+    """Move one contrast, unless it lies well or the motion does not help. Without a `path` it is written anyway."""
     in_place = same_grid(moving.grid, fixed.grid)
+    target = out / f"{contrast}.nii.gz"
     # On one grid this only brings the axes into the same order, and nothing may be interpolated.
     there = move(moving, Motion.none(), fixed.grid, "nearest" if in_place else "linear")
     before = _measure(there, fixed)
     if before is not None and in_place and before.at_peak and not force:
-        return ContrastReport(contrast, ALREADY_ALIGNED, path, before=before, after=before)
+        file = path or write_volume(moving, target)
+        return ContrastReport(contrast, ALREADY_ALIGNED, file, before=before, after=before)
     motion = find_motion(moving, fixed, seed)
     moved = move(moving, motion, fixed.grid, interpolation)
     common = interior(there, fixed) & interior(moved, fixed)
     before = _measure(there, fixed, common)
     after = measure_alignment(moved, fixed, common if before is not None else None)
-    target = out / f"{contrast}.nii.gz"
     if before is None or after.nmi >= before.nmi:
         return ContrastReport(contrast, REGISTERED, write_volume(moved, target), motion, before, after)
-    if in_place and not force:
-        return ContrastReport(contrast, NOT_IMPROVED, path, before=before, after=before)
+    if in_place:
+        return ContrastReport(contrast, NOT_IMPROVED, path or write_volume(moving, target), before=before, after=before)
     as_it_lay = move(moving, Motion.none(), fixed.grid, interpolation)
     return ContrastReport(contrast, NOT_IMPROVED, write_volume(as_it_lay, target), before=before, after=before)
 
