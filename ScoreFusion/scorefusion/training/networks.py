@@ -19,17 +19,17 @@ from scorefusion.unet import UNet, UNetConfig, fusion_config, plane_config
 
 @dataclass(frozen=True, eq=False)
 class PlaneEntry:
-    """One plane network of the ensemble as a bundle lists it: the planes it serves and the conditions it sees."""
+    """One plane network as a bundle lists it: the planes it serves, the conditions it sees, an ending for its file."""
 
     planes: tuple[str, ...]
     conditions: tuple[int, ...]
+    suffix: str = ""
 
     @property
     def file(self) -> str:
         """Where its weights stand in a bundle."""
-        where = "" if len(self.planes) > 1 else f"_{self.planes[0]}"
-        which = "_".join(str(n) for n in self.conditions)
-        return f"models/plane{where}_{which}.safetensors"
+        where = f"_{self.planes[0]}" if len(self.planes) == 1 else ""
+        return f"models/plane{where}{self.suffix}.safetensors"
 
 
 def plane_entries(recipe: Recipe) -> list[PlaneEntry]:
@@ -38,7 +38,9 @@ def plane_entries(recipe: Recipe) -> list[PlaneEntry]:
     seen = [(index,) for index in everything] if recipe.networks.per_condition else [everything]
     planes = recipe.networks.planes
     served = [planes] if recipe.networks.shared else [(plane,) for plane in planes]
-    return [PlaneEntry(group, conditions) for conditions in seen for group in served]
+    suffixes = [f"_{index}" for index in everything] if len(seen) > 1 else [""]
+    return [PlaneEntry(group, conditions, suffix) for conditions, suffix in zip(seen, suffixes, strict=True)
+            for group in served]  # fmt: skip
 
 
 def make_ensemble(recipe: Recipe) -> PlaneEnsemble:
