@@ -57,7 +57,19 @@ def array_from_image(image: sitk.Image) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.moveaxis(data, (2, 1, 0), (0, 1, 2)), dtype=np.float32)
 
 
-def world_matrix(transform: sitk.Euler3DTransform) -> NDArray[np.float64]:
+def transform_from_matrix(matrix: NDArray[np.float64], centre: NDArray[np.float64]) -> sitk.Euler3DTransform:
+    """RAS to LPS: a rigid matrix `(4, 4)` of points as a transform that turns about `centre` (RAS mm)."""
+    import SimpleITK as sitk
+
+    flipped, middle = FLIP_XY @ matrix @ FLIP_XY, FLIP_XY[:3, :3] @ centre
+    transform = sitk.Euler3DTransform()
+    transform.SetCenter(middle.tolist())
+    transform.SetMatrix(flipped[:3, :3].ravel().tolist(), 1e-6)
+    transform.SetTranslation((flipped[:3, :3] @ middle + flipped[:3, 3] - middle).tolist())
+    return transform
+
+
+def matrix_from_transform(transform: sitk.Euler3DTransform) -> NDArray[np.float64]:
     """LPS to RAS: a rigid transform of points as a matrix `(4, 4)`."""
     matrix, centre = np.eye(4), np.array(transform.GetCenter())
     matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)

@@ -21,6 +21,7 @@ from scorefusion.datasets.rigid import Motion, find_motion, move
 from scorefusion.errors import RequestError
 from scorefusion.grid import Box, Grid
 from scorefusion.volume import Volume, read_volume, resample, write_volume
+from scorefusion.volume_itk import matrix_from_transform, transform_from_matrix
 
 SHAPE = (40, 44, 38)
 SPACING = (2.0, 1.9, 2.1)
@@ -156,6 +157,24 @@ class TestMotion:
         assert motion.rotation_degrees == pytest.approx(abs(turn), abs=0.7)
         # What is told is how the head is moved back onto the reference.
         assert motion.translation_mm == pytest.approx([-value for value in offset], abs=1.5)
+
+    def test_a_search_may_go_on_from_where_another_ended(self) -> None:
+        moving, reference = phantom("t2", TURN, OFFSET), phantom("t1")
+        near = np.eye(4)
+        near[:3, :3], near[:3, 3] = turn_matrix(TURN - 1), np.array(OFFSET) + 0.8
+        motion = find_motion(moving, reference, start=Motion(near, np.zeros(3)))
+        assert errors_in_voxels(motion, TURN, OFFSET) < 0.5
+        # Read one voxel further along k is one voxel (2.1 mm) lower in the world that the motion leads to.
+        shifted = Motion.none().after_shift((0, 0, 1), GRID)
+        assert shifted.translation_mm == pytest.approx((0.0, 0.0, -2.1))
+
+    def test_transforms_cross_to_simpleitk_and_back(self) -> None:
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = turn_matrix(17.0), (3.0, -20.0, 5.0)
+        there = transform_from_matrix(matrix, np.array([10.0, -4.0, 33.0]))
+        assert np.allclose(matrix_from_transform(there), matrix)
+        x, y, z = matrix[:3, :3] @ (1, 2, 3) + matrix[:3, 3]
+        assert np.allclose(there.TransformPoint((-1.0, -2.0, 3.0)), (-x, -y, z))
 
     def test_the_same_seed_gives_the_same_motion_to_the_bit(self) -> None:
         volumes = phantom("t2", 3.0, (2.0, 0.0, 1.0)), phantom("t1")

@@ -45,6 +45,12 @@ class Motion:
         """The volumes' own headers are right."""
         return cls(np.eye(4), np.zeros(3))
 
+    def after_shift(self, voxels: tuple[int, int, int], grid: Grid) -> Motion:
+        """This motion, with the moved volume read so many voxels of the reference's grid further along."""
+        matrix = self.matrix.copy()
+        matrix[:3, 3] += self.matrix[:3, :3] @ grid.affine[:3, :3] @ np.array(voxels, dtype=float)
+        return Motion(matrix, self.centre)
+
     @property
     def translation_mm(self) -> tuple[float, float, float]:
         """How far the middle of the head is moved to the right, the front and upward to lie on the reference."""
@@ -58,7 +64,7 @@ class Motion:
         return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
 
 
-def find_motion(moving: Volume, reference: Volume, seed: int = 0) -> Motion:
+def find_motion(moving: Volume, reference: Volume, seed: int = 0, start: Motion | None = None) -> Motion:
     """The rigid motion with the highest mutual information (Mattes), coarse to fine.
 
     The same volumes and seed give the same motion to the bit: one thread, and samples drawn with the seed.
@@ -67,13 +73,14 @@ def find_motion(moving: Volume, reference: Volume, seed: int = 0) -> Motion:
         moving: one channel; may lie on another grid.
         reference: one channel, the same head.
         seed: of the sampled voxels.
+        start: a motion that is nearly right. None tries what the headers say, and centre of mass on centre of mass.
 
     Raises:
         VolumeError: the volumes do not overlap, whatever start is tried.
     """
     import SimpleITK as sitk
 
-    from scorefusion.volume_itk import image_from_array, world_matrix
+    from scorefusion.volume_itk import image_from_array, matrix_from_transform, transform_from_matrix
 
     fixed, inside = _prepare(reference)
     other, _ = _prepare(moving)
@@ -97,13 +104,20 @@ def find_motion(moving: Volume, reference: Volume, seed: int = 0) -> Motion:
     # Without derivatives: gradient descent stopped short of small rotations in half of the trials.
     method.SetOptimizerAsPowell(numberOfIterations=20, stepLength=1.0, stepTolerance=1e-3, valueTolerance=1e-6)
     method.SetOptimizerScalesFromPhysicalShift()
-    transform = _best_start(method, fixed_image, moving_image, _middle(fixed), _middle(other))
+    centre = fixed.grid.index_to_world(_middle(fixed))
+    if start is not None:
+        transform = transform_from_matrix(start.matrix, centre)
+    else:
+        to_middle = np.eye(4)
+        to_middle[:3, 3] = other.grid.index_to_world(_middle(other)) - centre
+        starts = [transform_from_matrix(matrix, centre) for matrix in (np.eye(4), to_middle)]
+        transform = _best_start(method, fixed_image, moving_image, starts)
     method.SetInitialTransform(transform, inPlace=True)
     try:
         method.Execute(fixed_image, moving_image)
     except RuntimeError as error:
         raise _no_overlap(moving, reference) from error
-    return Motion(world_matrix(transform), fixed.grid.index_to_world(_middle(fixed)))
+    return Motion(matrix_from_transform(transform), centre)
 
 
 def move(volume: Volume, motion: Motion, grid: Grid, interpolation: str = "cubic") -> Volume:
@@ -161,35 +175,19 @@ def _middle(volume: Volume) -> NDArray[np.float64]:
 
 
 def _best_start(
-    method: sitk.ImageRegistrationMethod,
-    fixed: sitk.Image,
-    moving: sitk.Image,
-    fixed_middle: NDArray[np.float64],
-    moving_middle: NDArray[np.float64],
+    method: sitk.ImageRegistrationMethod, fixed: sitk.Image, moving: sitk.Image, starts: list[sitk.Euler3DTransform]
 ) -> sitk.Euler3DTransform:
-    """Where the headers say, or centre of mass on centre of mass: whichever the metric prefers."""
-    import SimpleITK as sitk
-
-    centre = np.array(fixed.TransformContinuousIndexToPhysicalPoint(fixed_middle.tolist()))
-    offset = np.array(moving.TransformContinuousIndexToPhysicalPoint(moving_middle.tolist())) - centre
-    best: tuple[float, sitk.Euler3DTransform] | None = None
-    for translation in (np.zeros(3), offset):
-        start = sitk.Euler3DTransform()
-        start.SetCenter(centre.tolist())
-        start.SetTranslation(translation.tolist())
+    """The one that the metric prefers; the last where none can be told."""
+    best, lowest = starts[-1], np.inf
+    for start in starts:
         method.SetInitialTransform(start)
         try:
             value = method.MetricEvaluate(fixed, moving)
         except RuntimeError:  # no sample falls inside the other volume
             continue
-        if best is None or value < best[0]:
-            best = value, start
-    if best is None:
-        start = sitk.Euler3DTransform()
-        start.SetCenter(centre.tolist())
-        start.SetTranslation(offset.tolist())
-        return start
-    return best[1]
+        if value < lowest:
+            best, lowest = start, value
+    return best
 
 
 def _no_overlap(moving: Volume, reference: Volume) -> VolumeError:
