@@ -57,7 +57,9 @@ class TestLists:
         assert listed("ENGINE_PYTHON_SCRIPTS") == tree("scorefusion", suffixes=(".py",))
 
     def test_every_resource_is_listed(self) -> None:
-        expected = tree("Resources", suffixes=(".ui", ".png", ".svg", ".txt")) | tree("scorefusion", suffixes=(".yaml",))
+        expected = tree("Resources", suffixes=(".ui", ".png", ".svg", ".txt")) | tree(
+            "scorefusion", suffixes=(".yaml",)
+        )
         assert listed("MODULE_PYTHON_RESOURCES") == expected
 
     def test_models_and_sample_data_are_installed(self) -> None:

@@ -40,11 +40,15 @@ def gain_over_base(rule: FusionRule, blocks: Sequence[Block], schedule: NoiseSch
 
 
 def picture(rule: FusionRule, block: Block, schedule: NoiseSchedule) -> np.ndarray:
-    """`(H, W)` uint8: a row for each plane; base, estimate, truth, and ten times the error that is left."""
+    """`(H, W)` uint8: a row for each plane; base, estimate, truth, and the error that is left, enlarged.
+
+    Ten times for super-resolution, three times for translation, where there is more of it.
+    """
     half_gain = 0.5 * rule.rule.residual_gain
     truth = block.base + block.residual / half_gain
     estimate = block.base + one_step(rule, block, schedule, 0)[0] / half_gain
-    images = [block.base, estimate, truth, (estimate - truth).abs() * 10.0 - 1.0]
+    enlarged = 3.0 if block.operator is None else 10.0
+    images = [block.base, estimate, truth, (estimate - truth).abs() * enlarged - 1.0]
     rows = [np.concatenate([_slice(image, plane) for image in images], axis=1) for plane in block.planes]
     width = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, 2), (0, width - row.shape[1]))) for row in rows])

@@ -1,6 +1,6 @@
 """A trained bundle with its card and its measured quality, put where it is shipped from.
 
-    python -m scorefusion.training.ship runs/mine/bundle/my-model --out Resources/Models/my-model --card card.md
+python -m scorefusion.training.ship runs/mine/bundle/my-model --out Resources/Models/my-model --card card.md
 """
 
 from __future__ import annotations
