@@ -108,6 +108,11 @@ class TestHeaders:
             ("warning", "A lesion mask"),
         ]
 
+    def test_a_label_map_without_its_file(self, good: Datalist, tmp_path: Path) -> None:
+        labels = replace(good, training=(*good.training, Case("L", {}, masks={"labels": tmp_path / "gone.nii"})))
+        (problem,) = inspect(labels, voxels=False)
+        assert (problem.kind, problem.where) == ("error", "L labels mask")
+
     def test_contrasts_that_nobody_has(self, good: Datalist) -> None:
         text = found(inspect(good, ["t1", "t1ce"], voxels=False))
         assert text == "warning: t1ce: no case has it; there are 3 cases"

@@ -114,7 +114,7 @@ def inspect(
             continue
         readable[number] = grid
         problems += _sizes(file, grid, min_size, super_resolution)
-    problems += _masks(files, readable)
+    problems += _masks([case for _, case in cases], files, readable)
     if not super_resolution:
         problems += _grids(files, readable)
         problems += _alignment(datalist.name, cases, wanted)
@@ -161,9 +161,10 @@ def _contrasts(cases: list[tuple[str, Case]], needed: Collection[str]) -> Iterat
     for contrast in needed:
         if not any(contrast in case.contrasts or "image" in case.contrasts for _, case in cases):
             yield Problem("warning", contrast, f"no case has it; there are {len(cases)} cases")
-    without = [case.case_id for _, case in cases if not {*needed, "image"} & set(case.contrasts)]
+    scanned = [case for _, case in cases if case.contrasts]  # the others are label maps, for synthetic scans
+    without = [case.case_id for case in scanned if not {*needed, "image"} & set(case.contrasts)]
     if without:
-        message = f"{len(without)} of {len(cases)} cases have none of {', '.join(needed)} and are not used"
+        message = f"{len(without)} of {len(scanned)} cases have none of {', '.join(needed)} and are not used"
         yield Problem("warning", _some(without), message)
 
 
@@ -195,11 +196,14 @@ def _sizes(file: _File, grid: Grid, min_size: int, super_resolution: bool) -> It
         yield Problem("warning", file.where, message)
 
 
-def _masks(files: list[_File], readable: dict[int, Grid]) -> Iterator[Problem]:
+def _masks(cases: list[Case], files: list[_File], readable: dict[int, Grid]) -> Iterator[Problem]:
+    used = {id(file.case) for file in files}
     grids: dict[int, list[Grid]] = defaultdict(list)
     for number, grid in readable.items():
         grids[id(files[number].case)].append(grid)
-    for case in {id(file.case): file.case for file in files}.values():
+    for case in cases:
+        if case.contrasts and id(case) not in used:
+            continue
         for name, path in case.masks.items():
             where = f"{case.case_id} {name} mask"
             try:
