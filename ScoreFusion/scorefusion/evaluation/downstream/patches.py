@@ -52,7 +52,7 @@ def read_example(case: Case, contrast: str, num_classes: int, window: int) -> Ex
     # Padding in (k, j, i) order, with what lies around a head: nothing.
     extra = [pad for size in reversed(image.shape[1:]) for pad in (0, max(0, window - size))]
     image = torch.nn.functional.pad(image, extra, value=float(image.min()))
-    return Example(case.case_id, image.contiguous(), torch.nn.functional.pad(cropped, extra).contiguous())
+    return Example(case.subject, image.contiguous(), torch.nn.functional.pad(cropped, extra).contiguous())
 
 
 class PatchSource:

@@ -57,7 +57,7 @@ class TrainingOptions:
     window: int = 64
     batch: int = 2
     features: tuple[int, int, int, int, int, int] = (16, 16, 32, 64, 64, 16)
-    learning_rate: float = 5e-3
+    learning_rate: float = 3e-3
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
