@@ -176,10 +176,10 @@ class TestTranslation:
 
     def test_leave_one_out_learns_from_everybody_else(self, a_study, tmp_path):
         stages = {"planes": {"steps": 1, "blocks": 1, "slices": 1}}
-        data = {**TRANSLATION["data"], "train_on": ["train", "val", "test"], "leave_out": ["p3"]}
+        data = {**TRANSLATION["data"], "train_on": ["train", "val", "test"], "leave_out": ["p2"]}
         run_cli(a_study({**TRANSLATION, "stages": stages, "data": data}), "--out", tmp_path / "run")
         bundle = Bundle(tmp_path / "run" / "bundle" / "tiny-translate")
-        assert bundle.section["training"]["subjects"] == ["p0", "p1", "p2"]
+        assert bundle.section["training"]["subjects"] == ["p0", "p1", "p3"]  # p2 was the only one for validation
 
 
 class TestResume:

@@ -32,7 +32,7 @@ from scorefusion.training.networks import make_ensemble, make_fusion, make_volum
 from scorefusion.training.prior import GramMatrices, fit_prior, gram_matrix
 from scorefusion.training.recipe import Recipe, Stage, read_recipe
 from scorefusion.training.trainer import Trainer, generator_for, load_average
-from scorefusion.training.volumes import TrainingVolume, load_volumes, open_datalist
+from scorefusion.training.volumes import TrainingVolume, list_items, load_volumes, open_datalist
 
 VALIDATION_BLOCKS = 4
 VALIDATION_EDGE = 64
@@ -91,7 +91,8 @@ class Run:
     @cached_property
     def held_out(self) -> list[Block]:
         """A few blocks of the validation split (of the training split if there is none): the same at every look."""
-        volumes = load_volumes(self.recipe, self._cases["val"]) if self._cases["val"] else self.volumes
+        usable = list_items(self.recipe, self._cases["val"])  # none, where the only one is left out
+        volumes = load_volumes(self.recipe, self._cases["val"]) if usable else self.volumes
         edge = min(VALIDATION_EDGE, *self.recipe.data.block)
         source = BlockSource(self.recipe, volumes, (edge,) * 3, self._generator((edge,) * 3), augment=False)
         return [source.draw(number, VALIDATION_STREAM) for number in range(VALIDATION_BLOCKS)]
