@@ -158,16 +158,6 @@ class TestMotion:
         # What is told is how the head is moved back onto the reference.
         assert motion.translation_mm == pytest.approx([-value for value in offset], abs=1.5)
 
-    def test_a_search_may_go_on_from_where_another_ended(self) -> None:
-        moving, reference = phantom("t2", TURN, OFFSET), phantom("t1")
-        near = np.eye(4)
-        near[:3, :3], near[:3, 3] = turn_matrix(TURN - 1), np.array(OFFSET) + 0.8
-        motion = find_motion(moving, reference, start=Motion(near, np.zeros(3)))
-        assert errors_in_voxels(motion, TURN, OFFSET) < 0.5
-        # Read one voxel further along k is one voxel (2.1 mm) lower in the world that the motion leads to.
-        shifted = Motion.none().after_shift((0, 0, 1), GRID)
-        assert shifted.translation_mm == pytest.approx((0.0, 0.0, -2.1))
-
     def test_transforms_cross_to_simpleitk_and_back(self) -> None:
         matrix = np.eye(4)
         matrix[:3, :3], matrix[:3, 3] = turn_matrix(17.0), (3.0, -20.0, 5.0)

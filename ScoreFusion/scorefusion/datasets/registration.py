@@ -39,10 +39,6 @@ if TYPE_CHECKING:
     from scorefusion.grid import Grid
 
 
-#: Further searches where the first ended beside the peak.
-RETRIES = 2
-
-
 def register_case(
     case: Case,
     reference: str,
@@ -186,7 +182,8 @@ def _register(
     if before is not None and in_place and before.at_peak and not force:
         file = path or write_volume(moving, target)
         return ContrastReport(contrast, ALREADY_ALIGNED, file, before=before, after=before)
-    motion, moved = _search(moving, fixed, interpolation, seed)
+    motion = find_motion(moving, fixed, seed)
+    moved = move(moving, motion, fixed.grid, interpolation)
     common = interior(there, fixed) & interior(moved, fixed)
     before = _measure(there, fixed, common)
     after = measure_alignment(moved, fixed, common if before is not None else None)
@@ -196,24 +193,6 @@ def _register(
         return ContrastReport(contrast, NOT_IMPROVED, path or write_volume(moving, target), before=before, after=before)
     as_it_lay = move(moving, Motion.none(), fixed.grid, interpolation)
     return ContrastReport(contrast, NOT_IMPROVED, write_volume(as_it_lay, target), before=before, after=before)
-
-
-def _search(moving: Volume, fixed: Volume, interpolation: str, seed: int) -> tuple[Motion, Volume]:
-    """Find the motion; where the peak is still beside 0 afterwards, the search ended early: go on from the peak."""
-    motion = find_motion(moving, fixed, seed)
-    moved = move(moving, motion, fixed.grid, interpolation)
-    for _ in range(RETRIES):
-        alignment = measure_alignment(moved, fixed)
-        if alignment.at_peak:
-            break
-        other = find_motion(moving, fixed, seed, motion.after_shift(alignment.nmi_shift, fixed.grid))
-        candidate = move(moving, other, fixed.grid, interpolation)
-        common = interior(moved, fixed) & interior(candidate, fixed)
-        found, had = _measure(candidate, fixed, common), _measure(moved, fixed, common)
-        if found is None or had is None or found.nmi <= had.nmi:
-            break
-        motion, moved = other, candidate
-    return motion, moved
 
 
 def _measure(there: Volume, fixed: Volume, inside: NDArray[np.bool_] | None = None) -> Alignment | None:
