@@ -22,6 +22,7 @@ from typer.testing import CliRunner  # noqa: E402
 
 from scorefusion.bundle import Bundle, find_bundle  # noqa: E402
 from scorefusion.datasets.case import Case  # noqa: E402
+from scorefusion.datasets.datalist import SECTIONS, Datalist, project_datalist, write_datalist  # noqa: E402
 from scorefusion.errors import RequestError, VolumeError  # noqa: E402
 from scorefusion.evaluation import cli  # noqa: E402
 from scorefusion.evaluation.lesions import (  # noqa: E402
@@ -422,6 +423,25 @@ class TestSuites:
             "tcga_FG6692",
         }
         assert len(named_pair_suite("jif-test", data_folder).training) == 11
+
+    def test_a_suite_of_registered_volumes(self, data_folder: Path, tmp_path: Path) -> None:
+        """Whom a datalist has brought into line may teach, but for the other persons of the test split."""
+        given = project_datalist(data_folder)
+        registered = Datalist(
+            "registered",
+            **{
+                section: tuple(replace(case, aligned=True) for case in getattr(given, section))
+                for section in SECTIONS.values()
+            },
+        )
+        write_datalist(registered, tmp_path / "registered.json")
+        suite = find_pair_suite(tmp_path / "registered.json", "translation-loso", "test", ["openms_07"])
+        teachers = {case.subject for case in suite.fitting(T1_TO_FLAIR).teachers(suite.cases[0])}
+        assert teachers == {"openms_19", "tcga_FG6692", "tcga_DU7294", "brats_GLI00001"}
+        plain = find_pair_suite(None, "translation-loso", "test", ["openms_07"])
+        assert {c.subject for c in plain.fitting(T1_TO_FLAIR).teachers(plain.cases[0])} == teachers - {"brats_GLI00001"}
+        with pytest.raises(RequestError, match="leave the datalist out"):
+            find_pair_suite(tmp_path / "registered.json", "jif-test", "test", [])
 
     def test_a_slice_of_the_test_data_is_coronal_with_the_head_upright(self, data_folder: Path) -> None:
         suite = named_pair_suite("jif-test", data_folder)

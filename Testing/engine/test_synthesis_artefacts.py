@@ -84,6 +84,7 @@ class TestGhosts:
     def test_no_displacement_changes_nothing(self) -> None:
         x = self.ball()
         assert torch.allclose(artefacts.motion_ghosts(x, 1, 0, [0.0], [[3, 4, 5]]), x, atol=1e-5)
+        assert torch.allclose(artefacts.motion_ghosts(x, 1, 0, [2.0], [[]]), x, atol=1e-5)  # no line was hit
 
     def test_all_lines_displaced_by_whole_voxels_is_a_shift(self) -> None:
         x = self.ball()

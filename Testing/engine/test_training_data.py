@@ -10,7 +10,7 @@ import torch
 from scorefusion.datasets.datalist import read_datalist
 from scorefusion.errors import RequestError, VolumeError
 from scorefusion.planes import Plane, position_channels
-from scorefusion.training.blocks import BlockSource, Pool, RandIntensity, draw_acquisition
+from scorefusion.training.blocks import BlockSource, Pool, RandScanner, draw_acquisition
 from scorefusion.training.recipe import Augmentation, Scanners, parse_recipe
 from scorefusion.training.volumes import TrainingVolume, find_weight, load_volumes
 
@@ -226,15 +226,41 @@ class TestBlocks:
         assert {int(np.argmax(a.factors)) for a in thick} == {0, 1, 2}
 
 
-class TestRandIntensity:
+class TestRandScanner:
     def test_background_stays_and_order_is_kept(self):
-        change = RandIntensity(Augmentation(gamma_share=1.0, scale=(1.0, 1.0)))
+        change = RandScanner(Augmentation(gamma_share=1.0, scale=(1.0, 1.0)))
         change.set_random_state(3)
         values = torch.linspace(-1, 1, 50).reshape(50, 1, 1)
         changed = change(values)
         assert changed[0, 0, 0] == -1
         assert (changed[1:] > changed[:-1]).all()
         assert not torch.allclose(changed, values, atol=1e-3)
+
+    def test_slices_shading_and_noise_change_tissue_only(self):
+        head = torch.full((32, 32, 32), -1.0)
+        head[8:24, 8:24, 8:24] = 0.2
+        plain = Augmentation(gamma_share=0.0, scale=(1.0, 1.0))
+        for changes, spread in ((Augmentation(noise=0.05), 0.001), (Augmentation(shade=0.3), 0.005)):
+            change = RandScanner(plain.model_copy(update={"noise": changes.noise, "shade": changes.shade}))
+            change.set_random_state(1)
+            changed = change(head)
+            assert torch.equal(changed[head < -0.5], head[head < -0.5])
+            assert float(changed[head > 0].std()) > spread
+        coarse = RandScanner(plain.model_copy(update={"coarse_share": 1.0}))
+        coarse.set_random_state(1)
+        blurred = coarse(head)
+        assert float(blurred.diff(dim=0).abs().max()) < 1.2 or float(blurred.diff(dim=2).abs().max()) < 1.2
+        assert float((blurred - head).abs().max()) > 0.1
+        assert float(blurred.mean()) == pytest.approx(float(head.mean()), abs=0.05)
+
+    def test_nothing_is_drawn_for_what_is_switched_off(self):
+        first, second = RandScanner(Augmentation()), RandScanner(Augmentation(noise=0.1))
+        for change in (first, second):
+            change.set_random_state(5)
+        dark = torch.full((8, 8, 8), -1.0)
+        for _ in range(2):
+            assert torch.equal(first(dark), second(dark))
+        assert first.R.random() != second.R.random()
 
 
 class TestPool:

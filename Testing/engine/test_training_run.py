@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from scorefusion.bundle import Bundle
 from scorefusion.errors import RequestError
 from scorefusion.fusion import PlaneAverage, ScoreFusion, VolumeOnly
+from scorefusion.inputs import ModelInputs
 from scorefusion.model import load_model
 from scorefusion.pipeline import translate
 from scorefusion.progress import Reporter
@@ -27,6 +28,7 @@ from scorefusion.training.blocks import Block, BlockSource
 from scorefusion.training.cli import app
 from scorefusion.training.losses import FusionLoss, PlaneLoss, add_noise, draw_timesteps, own_base_shift
 from scorefusion.training.networks import make_ensemble, make_fusion, warm_start
+from scorefusion.training.packed import PackedData, pack, unpack
 from scorefusion.training.recipe import parse_recipe
 from scorefusion.training.run import Run, make_fabric
 from scorefusion.training.trainer import generator_for
@@ -156,6 +158,60 @@ class TestSuperResolution:
             warm_start(other, bundle)
 
 
+class TestPacked:
+    """Training on a machine that has one file and few packages."""
+
+    def test_a_run_needs_the_file_only(self, a_study, tmp_path):
+        content = {**TRANSLATION, "stages": {"planes": TRANSLATION["stages"]["planes"]}}
+        labels = np.zeros((40, 40, 40), np.float32)
+        labels[8:32, 8:32, 8:32], labels[12:28, 12:28, 12:28], labels[18:22, 18:22, 18:22] = 3, 2, 1
+        write(tmp_path, "labels.nii.gz", labels)
+        content["data"] = {**content["data"], "synthetic": {"share": 0.5, "labels": ["labels.nii.gz"]}}
+        recipe = a_study(content)
+        done = run_cli(recipe, "--pack", tmp_path / "packed.safetensors", "--pack-edge", 36)
+        assert done.exit_code == 0, done.output
+        packed = unpack(tmp_path / "packed.safetensors")
+        assert [volume.subject for volume in packed.train] == ["p0", "p1"]
+        assert [volume.subject for volume in packed.val] == ["p2"]
+        assert len(packed.labels) == 1
+        assert max(packed.train[0].data.shape[1:] + packed.labels[0].classes.shape) <= 36
+
+        for path in tmp_path.glob("*.nii.gz"):
+            path.unlink()
+        blocked = "import sys; sys.modules['nibabel'] = sys.modules['SimpleITK'] = None; "
+        command = [str(recipe), "--out", "run", "--set", "data.datalist=packed.safetensors", "--leave-out", "p1"]
+        code = f"{blocked}from scorefusion.training.cli import app; app({command!r})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        bundle = Bundle(tmp_path / "run" / "bundle" / "tiny-translate")
+        assert bundle.section["training"]["subjects"] == ["p0"]
+        checked = run_cli(recipe, "--check", "--set", "data.datalist=packed.safetensors")
+        assert "2 packed volumes of 2 persons" in checked.output
+
+    def test_intensities_keep_eight_bits_about_the_middle_of_the_head(self, tmp_path):
+        data = np.full((1, 60, 50, 40), -1.0, np.float16)
+        data[0, 30:50, 10:30, 8:28] = np.random.default_rng(0).uniform(-0.8, 1.4, (20, 20, 20))
+        volume = TrainingVolume("a/t1", "a", ("t1",), data, (0, 2), 0.5)
+        pack(PackedData((volume,)), tmp_path / "x.safetensors", edge=24)
+        (back,) = unpack(tmp_path / "x.safetensors").train
+        assert (back.name, back.subject, back.contrasts, back.sharp_axes, back.weight) == (
+            "a/t1", "a", ("t1",), (0, 2), 0.5,
+        )  # fmt: skip
+        assert np.abs(back.data.astype(float) - data[:, 28:52, 8:32, 6:30].astype(float)).max() < 0.008
+        with pytest.raises(RequestError, match="something.safetensors"):
+            pack(PackedData((volume,)), tmp_path / "x.npz")
+
+    def test_other_files_are_refused(self, a_study, tmp_path):
+        (tmp_path / "x.safetensors").write_bytes(b"no such thing")
+        done = run_cli(a_study(SR), "--set", "data.datalist=x.safetensors")
+        assert done.exit_code == 2
+        assert "make it anew: scorefusion train RECIPE --pack" in done.output
+        volume = TrainingVolume("a/t1", "a", ("t1",), np.zeros((1, 40, 40, 40), np.float16))
+        pack(PackedData((volume,)), tmp_path / "y.safetensors")
+        done = run_cli(a_study(TRANSLATION), "--set", "data.datalist=y.safetensors")
+        assert "packed for other conditions" in done.output
+
+
 class TestTranslation:
     def test_ensembles_of_single_conditions_end_in_one_model(self, a_study, tmp_path):
         done = run_cli(a_study(TRANSLATION), "--out", tmp_path / "run")
@@ -167,6 +223,39 @@ class TestTranslation:
         assert result.volume.data.shape == both["t1"].data.shape
         alone = translate({"t1": both["t1"]}, model=str(bundle.folder), preset="fast", device="cpu")
         assert np.isfinite(alone.volume.data).all()
+
+    def test_models_of_single_conditions_become_the_ensembles_of_one(self, a_study, tmp_path):
+        """Weights by noise level are fitted, too, and a fresh fusion says the mean of what the models say alone."""
+        single = {**TRANSLATION, "networks": {**TRANSLATION["networks"], "per_condition": False}}
+        stages = {"planes": TRANSLATION["stages"]["planes"]}
+        folders = []
+        for condition in TRANSLATION["conditions"]:
+            alone = {key: value for key, value in condition.items() if key != "optional"}
+            content = {**single, "name": f"tiny-{alone['name']}", "conditions": [alone], "stages": stages}
+            assert run_cli(a_study(content), "--out", tmp_path / alone["name"]).exit_code == 0
+            folders.append(tmp_path / alone["name"] / "bundle" / f"tiny-{alone['name']}")
+        both = {**TRANSLATION, "networks": {**TRANSLATION["networks"], "prior": True}}
+        both["stages"] = {"prior": {"blocks_to_fit": 12, "crop": 32, "margin": 2}, "joint": {"steps": 1, "crop": 32}}
+        warm = [part for folder in folders for part in ("--warm-start", folder)]
+        done = run_cli(a_study(both), "--out", tmp_path / "both", *warm)
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / "both" / "prior" / "prior.safetensors").exists()
+
+        recipe = parse_recipe({**both, "warm_start": [str(folder) for folder in folders]}, "")
+        fused = Run(recipe, tmp_path / "again", make_fabric(accelerator="cpu"), Reporter(), near=tmp_path).rule().eval()
+        t1, t2 = torch.rand(2, 1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        noisy, level = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(1)), torch.full((1,), 0.3)
+        half_gain = 0.5 * fused.rule.residual_gain
+        images = []
+        for folder, own in zip(folders, (t1, t2), strict=True):
+            rule = PlaneAverage(load_model(Bundle(folder)).ensemble)
+            # The same noisy image, relative to the model's own base.
+            own_noisy = noisy + level.sqrt() * half_gain * (t1 - own)
+            images.append(own + rule(own_noisy, ModelInputs(own), level) / half_gain)
+        said = t1 + fused(noisy, ModelInputs(torch.cat([t1, t2], dim=1)), level) / half_gain
+        assert torch.allclose(said, (images[0] + images[1]) / 2, atol=2e-3)
+        with pytest.raises(RequestError, match="one for each of the 1 conditions"):
+            parse_recipe({**content, "warm_start": [str(folder) for folder in folders]}, "")
 
     def test_left_out_persons_are_neither_read_nor_listed(self, a_study, tmp_path):
         stages = {"planes": {"steps": 1, "blocks": 1, "slices": 1}}

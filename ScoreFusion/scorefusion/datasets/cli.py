@@ -44,7 +44,7 @@ app = typer.Typer(
     epilog=EPILOG,
 )
 
-List = Annotated[Path, typer.Argument(metavar="DATALIST", help="JSON list of cases.")]
+List = Annotated[Path, typer.Argument(metavar="DATALIST", help='JSON list of cases; "project": our own test data.')]
 Json = Annotated[bool, typer.Option("--json", help="Report events as JSON lines on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")]
 
@@ -120,19 +120,22 @@ def register_command(
     ),
     interpolation: Annotated[str, typer.Option(help="cubic keeps detail, linear cannot overshoot.")] = "cubic",
     seed: Annotated[int, typer.Option(help="Of the voxels sampled.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Move contrasts that already lie well, too.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Look again at cases marked 'aligned', and move contrasts that already lie well."),
+    ] = False,
     json_lines: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Bring all contrasts of each person onto one of them (rigidly), with a report for each person."""
     with listening(json_lines, quiet) as sink, Stop() as stop:
-        from scorefusion.datasets.datalist import read_datalist, write_datalist
+        from scorefusion.datasets.datalist import find_datalist, write_datalist
         from scorefusion.datasets.registration import align_datalist
         from scorefusion.progress import Reporter
 
         reports: list[RegistrationReport] = []
         done = align_datalist(
-            read_datalist(datalist),
+            find_datalist(datalist),
             reference,
             out,
             interpolation=interpolation,
@@ -164,12 +167,12 @@ def check_command(
 ) -> None:
     """List all that is wrong with a datalist; exit code 2 if there is an error."""
     with listening(json_lines, quiet) as sink, Stop() as stop:
-        from scorefusion.datasets.datalist import read_datalist
+        from scorefusion.datasets.datalist import find_datalist
         from scorefusion.datasets.inspect import inspect
         from scorefusion.progress import Reporter
 
         problems = inspect(
-            read_datalist(datalist, strict=False),
+            find_datalist(datalist, strict=False),
             _contrasts(contrasts),
             super_resolution,
             min_size,

@@ -26,6 +26,7 @@ from scorefusion.errors import RequestError
 
 #: Split: key in the file.
 SECTIONS = {"train": "training", "val": "validation", "test": "test"}
+PROJECT = "project"  # stands for the project's own test data
 
 _FACTS = ("session", "skull_stripped", "sharp_axes", "weight", "apart", "frame", "aligned")
 _FORMS = ("contrasts", "conditions", "target", "image", "contrast", "masks", "mask")
@@ -286,6 +287,15 @@ def data_folder() -> Path | None:
     named = os.environ.get("SCOREFUSION_TEST_DATA")
     folder = Path(named) if named else Path(__file__).resolve().parents[4] / "shared" / "data"
     return folder if (folder / "manifest.json").is_file() else None
+
+
+def find_datalist(
+    name_or_path: str | Path, splits: Collection[str] = tuple(SECTIONS), *, strict: bool = True
+) -> Datalist:
+    """The project's test data by the name `PROJECT`, or a datalist file; arguments as of `read_datalist`."""
+    if str(name_or_path) == PROJECT and not Path(name_or_path).exists():
+        return project_datalist()
+    return read_datalist(Path(name_or_path), splits, strict=strict)
 
 
 def project_datalist(folder: Path | None = None) -> Datalist:

@@ -125,6 +125,8 @@ def align_datalist(
 ) -> Datalist:
     """Register every case that has the reference and something to put on it; the others stay as they are.
 
+    So do cases that the datalist says are aligned, unless `force` is set.
+
     Args:
         datalist: any.
         reference: see `register_case`, as for the arguments not named here.
@@ -149,7 +151,8 @@ def align_datalist(
         cases = []
         for case in datalist.cases(split):
             reporter.progress(f"registering {case.case_id}", done, len(everyone))
-            if reference in case.contrasts and len(case.contrasts) > 1:
+            known = case.aligned is True and not force
+            if reference in case.contrasts and len(case.contrasts) > 1 and not known:
                 report = register_case(case, reference, folder, interpolation=interpolation, seed=seed, force=force)
                 for warning in report.warnings:
                     reporter.warning("registration", f"{case.case_id}: {warning}")

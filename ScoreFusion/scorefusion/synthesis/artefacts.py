@@ -62,6 +62,8 @@ def motion_ghosts(
     size = signal.shape[phase_axis]
     spectrum = torch.fft.fft(signal, dim=phase_axis)
     for shift, hit in zip(shifts, lines, strict=True):
+        if not hit:
+            continue
         index = torch.tensor([line % size for line in hit], device=signal.device)
         picked = spectrum.index_select(phase_axis, index)
         if moved_axis == phase_axis:

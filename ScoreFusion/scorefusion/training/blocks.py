@@ -19,6 +19,7 @@ from torch import Tensor
 from scorefusion.acquisition import Acquisition, AxisSampling, Profile
 from scorefusion.inputs import ModelInputs, acquisition_vector
 from scorefusion.planes import Plane, position_channels
+from scorefusion.synthesis import artefacts
 from scorefusion.training.recipe import Augmentation, Recipe, Scanners
 from scorefusion.training.volumes import TrainingVolume
 
@@ -30,6 +31,7 @@ ENOUGH_FOREGROUND = 0.15  # share of a block
 TRIES = 20
 WHOLE = 16  # sizes of whole volumes are cut to its multiples, which all networks take without padding
 DROPPED = 0.3  # how often an optional condition is left out
+SHADE_REACH = (30.0, 90.0)  # voxels over which shading changes
 Kind = TypeVar("Kind")
 
 
@@ -101,7 +103,7 @@ class BlockSource:
         self.synthetic_share = 0.0 if generator is None or synthetic is None else synthetic.share
         if not volumes:
             self.synthetic_share = 1.0
-        self.change = RandIntensity(recipe.data.augmentation)
+        self.change = RandScanner(recipe.data.augmentation)
         self.shape = shape
 
     def draw(self, number: int, stream: int = 0) -> Block:
@@ -210,11 +212,14 @@ def _triple(shape: Sequence[int]) -> tuple[int, int, int]:
     return i, j, k
 
 
-class RandIntensity(RandomizableTransform):
-    """Another scanner's intensities: gamma, tissue inverted on a dark background, scale. `(I, J, K)` in about [-1, 1].
+class RandScanner(RandomizableTransform):
+    """As another scanner would have it: contrast (gamma, tissue inverted on a dark background, scale), coarse slices,
+    shading, noise. `(I, J, K)` in about [-1, 1].
 
-    MONAI's own gamma stretches a block to its minimum and maximum, which would tell the network what lies outside of
-    it; this one leaves -1 (background) where it is.
+    Of a few people a network learns to know the scanner by its noise and its slices, and with it the contrast that goes
+    with it; with these changes it cannot, and has to say what holds for all. MONAI's own gamma stretches a block to its
+    minimum and maximum, which would tell the network what lies outside of it; this one leaves -1 (background) where it
+    is.
     """
 
     def __init__(self, options: Augmentation) -> None:
@@ -228,7 +233,21 @@ class RandIntensity(RandomizableTransform):
             unit = unit.sign() * unit.abs() ** float(np.exp(self.R.uniform(-o.gamma, o.gamma)))
         if invert < o.invert_share:
             unit = torch.where(unit > 0.05, 1.05 - unit.clamp(max=1.05), unit)
-        return 2.0 * float(scale) * unit - 1.0
+        return 2.0 * float(scale) * self._scan(unit) - 1.0
+
+    def _scan(self, unit: Tensor) -> Tensor:
+        """What is switched on of slices, shading and noise; nothing is drawn for what is not."""
+        o, background = self.options, unit < 0.02
+        if o.coarse_share and self.R.random() < o.coarse_share:
+            rng = np.random.default_rng(self.R.randint(2**31))
+            operator, _ = artefacts.draw_acquisition(unit.shape, rng)
+            unit = operator.upsample(operator.forward(unit[None, None]), "cubic")[0, 0]
+        if not (o.shade or o.noise):
+            return unit
+        fields = torch.Generator(unit.device).manual_seed(int(self.R.randint(2**31)))
+        strength, reach, sigma = self.R.uniform(0, o.shade), self.R.uniform(*SHADE_REACH), self.R.uniform(0, o.noise)
+        scanned = artefacts.add_noise(artefacts.shade(unit.clone(), strength, reach, fields), sigma, fields)
+        return torch.where(background, unit, scanned)
 
 
 def draw_acquisition(

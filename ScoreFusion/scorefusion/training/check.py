@@ -14,6 +14,7 @@ from scorefusion.errors import RequestError, ScoreFusionError
 from scorefusion.memory import available_memory
 from scorefusion.runtime import pick_device, pick_precision
 from scorefusion.training.networks import make_ensemble, make_fusion, make_volume
+from scorefusion.training.packed import SUFFIX, unpack
 from scorefusion.training.recipe import Recipe, Stage
 from scorefusion.training.run import FUSED
 from scorefusion.training.throughput import BACKWARD, convolution_rate, step_flops
@@ -93,6 +94,9 @@ def check_recipe(recipe: Recipe, near: Path | None = None) -> CheckReport:
 
 
 def _check_data(recipe: Recipe, near: Path | None, report: CheckReport) -> None:
+    if recipe.data.datalist.endswith(SUFFIX):
+        _check_packed(recipe, near, report)
+        return
     try:
         datalist = open_datalist(recipe, near, strict=False)
     except ScoreFusionError as error:
@@ -121,13 +125,25 @@ def _check_data(recipe: Recipe, near: Path | None, report: CheckReport) -> None:
             )
 
 
+def _check_packed(recipe: Recipe, near: Path | None, report: CheckReport) -> None:
+    try:
+        packed = unpack((near or Path()) / recipe.data.datalist)
+    except ScoreFusionError as error:
+        report.problems.append(Problem("error", "data.datalist", str(error)))
+        return
+    for split, volumes in (("train", packed.train), ("val", packed.val)):
+        people = len({volume.subject for volume in volumes})
+        report.facts.append(f"{split}: {len(volumes)} packed volumes of {people} persons")
+    report.memory["volumes in memory"] = float(sum(volume.data.nbytes for volume in packed.train))
+
+
 def _check_networks(recipe: Recipe, report: CheckReport) -> None:
     device = pick_device("auto")
     chosen = pick_precision({"auto": "auto", "32": "float32", "bf16": "bfloat16"}[recipe.precision], device)
     dtype = None if chosen == torch.float32 else chosen
-    if recipe.warm_start:
+    for name in recipe.warm_starts:
         try:
-            report.facts.append(f"warm start: {find_bundle(recipe.warm_start).id}")
+            report.facts.append(f"warm start: {find_bundle(name).id}")
         except ScoreFusionError as error:
             report.problems.append(Problem("error", "warm_start", str(error)))
     with torch.device("meta"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,21 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value: stages.planes.minutes=5. Repeatable.")
     ] = None,
-    warm_start: Annotated[str | None, typer.Option(help="Start from this model's weights (name or folder).")] = None,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Start from this model's weights (name or folder). Several times: one model for each condition of a "
+            "recipe with networks.per_condition."
+        ),
+    ] = None,
+    pack: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train nothing: write the recipe's data into this one .safetensors file, for a machine without the "
+            "scans (there: --set data.datalist=FILE)."
+        ),
+    ] = None,
+    pack_edge: Annotated[int | None, typer.Option(help="Keep so many voxels an axis of each packed volume.")] = None,
     leave_out: Annotated[str, typer.Option(help="Comma-separated persons that are not read.")] = "",
     devices: Annotated[str, typer.Option(help="How many GPUs or processes; auto = all GPUs.")] = "1",
     nodes: Annotated[int, typer.Option(help="How many machines.")] = 1,
@@ -71,8 +86,8 @@ def train(
             msg = f"give a recipe: a YAML file, or one of {', '.join(known_recipes())}"
             raise RequestError(msg)
         changes = list(settings or [])
-        if warm_start is not None:
-            changes.append(f"warm_start={warm_start}")
+        if warm_start:
+            changes.append(f"warm_start={json.dumps(warm_start if len(warm_start) > 1 else warm_start[0])}")
         if leave_out:
             changes.append(f"data.leave_out=[{leave_out}]")
         chosen = read_recipe(recipe, changes)
@@ -100,6 +115,10 @@ def train(
         from scorefusion.training.run import Run, make_fabric
 
         fabric = make_fabric(accelerator, devices, nodes, strategy)
+        if pack is not None:
+            size = Run(chosen, pack.parent, fabric, reporter, near).pack(pack, pack_edge)
+            typer.echo(f"Packed: {pack} ({size / 1e6:.1f} MB)")
+            return
         folder = out or Path("runs") / chosen.name
 
         def work(fabric_: object) -> None:

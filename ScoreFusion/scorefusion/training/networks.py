@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,9 +105,34 @@ def warm_start(module: nn.Module, bundle: Bundle) -> WarmStart:
     Raises:
         RequestError: less than half of it fits (biases of equal length are no common ground).
     """
-    model = load_model(bundle)
+    return _take_over(module, _named(load_model(bundle).rule), bundle)
+
+
+def warm_start_conditions(ensemble: PlaneEnsemble, bundles: Sequence[Bundle]) -> WarmStart:
+    """Plane networks of an ensemble for each condition, each condition's from a model that was trained on it alone.
+
+    Args:
+        ensemble: made with `networks.per_condition`.
+        bundles: one for each condition, in the recipe's order, with the same planes and the same sharing.
+
+    Raises:
+        RequestError: a bundle's plane networks are not as many, or not of the recipe's sizes.
+    """
+    each = len(ensemble.plane_networks) // len(bundles)
+    taken = 0
+    for index, bundle in enumerate(bundles):
+        networks = load_model(bundle).rule.ensemble.plane_networks
+        if len(networks) != each:
+            msg = f"warm start: model {bundle.id!r} has {len(networks)} plane networks, the recipe {each} a condition"
+            raise RequestError(msg)
+        for own, source in zip(ensemble.plane_networks[index * each : (index + 1) * each], networks, strict=True):
+            taken += _take_over(own, dict(source.state_dict()), bundle).taken
+    return WarmStart(taken, len(ensemble.state_dict()) - taken)
+
+
+def _take_over(module: nn.Module, available: Mapping[str, Tensor], bundle: Bundle) -> WarmStart:
     own = _named(module)
-    source = {name: value for name, value in _named(model.rule).items() if name in own}
+    source = {name: value for name, value in available.items() if name in own}
     taken = {name: value for name, value in source.items() if own[name].shape == value.shape}
     if len(taken) <= len(source) // 2:
         msg = f"warm start: model {bundle.id!r} has no network of the recipe's sizes; its weights cannot be taken over"

@@ -24,38 +24,43 @@ from scorefusion.training.recipe import Stage
 @dataclass(frozen=True, eq=False)
 class GramMatrices:
     """Of N blocks: `products` `(N, P + 1, P + 1)` means over voxels (predictions, then truth), `alpha_bar` `(N,)`,
-    `acquisitions` `(N, 6)`."""
+    `contexts` `(N, volume_context_size)`: what is known of the scans (nothing, `(N, 0)`, in most translation)."""
 
     products: Tensor
     alpha_bar: Tensor
-    acquisitions: Tensor
+    contexts: Tensor
 
     @classmethod
     def stack(cls, parts: list[tuple[Tensor, Tensor, Tensor]]) -> GramMatrices:
         """From single blocks."""
-        products, levels, acquisitions = zip(*parts, strict=True)
-        return cls(torch.stack(products), torch.cat(levels), torch.stack(acquisitions))
+        products, levels, contexts = zip(*parts, strict=True)
+        return cls(torch.stack(products), torch.cat(levels), torch.stack(contexts))
 
 
 @torch.inference_mode()
 def gram_matrix(
     ensemble: PlaneEnsemble, block: Block, schedule: NoiseSchedule, stage: Stage, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """One block's products, level `(1,)` and acquisition `(6,)`; None where it holds no head.
+    """One block's products, level `(1,)` and context `(volume_context_size,)`; None where it holds no head
+    or some member is silent.
 
     Predictions are taken as they are used: with what the measurement fixes projected out. Only the head's voxels count.
     """
     noisy = add_noise(block.residual[None], schedule, stage.pure_noise_share, generator)
     predictions = ensemble.predict(noisy.x_t, block.inputs, noisy.alpha_bar)
+    if predictions.shape[1] < len(ensemble.members):  # an optional condition is missing
+        return None
     images = torch.cat([predictions, noisy.wanted], dim=1).transpose(0, 1)  # (P + 1, 1, I, J, K)
     if block.operator is not None:
         images = images - block.operator.pseudo_inverse(block.operator.forward(images))
     window = inside(images, stage.margin)
     truth = block.base[None] + (2.0 / ensemble.rule.residual_gain) * block.residual[None]
     inner = images[window].flatten(1)[:, (truth[window] > FOREGROUND).flatten()]
-    if inner.shape[1] == 0 or block.acquisition is None:
+    if inner.shape[1] == 0:
         return None
-    return (inner @ inner.T / inner.shape[1]).cpu(), noisy.alpha_bar.cpu(), block.acquisition.cpu()
+    context = ensemble.rule.volume_vector(block.inputs)
+    known = torch.zeros(0) if context is None else context[0].cpu()
+    return (inner @ inner.T / inner.shape[1]).cpu(), noisy.alpha_bar.cpu(), known
 
 
 def fit_prior(
@@ -75,7 +80,7 @@ def fit_prior(
     """
     products = grams.products.double()
     weight = (1.0 / (products[:, -1, -1] + 0.02)).double()
-    features = prior.features(grams.alpha_bar, grams.acquisitions).double()
+    features = prior.features(grams.alpha_bar, grams.contexts).double()
     held_out = torch.arange(len(products)) % 4 == 0
     errors = _errors(products, features, weight)
     ratios: list[float] = []

@@ -114,13 +114,26 @@ class Scanners(_Part):
 
 
 class Augmentation(_Part):
-    """Random changes of a block. Intensities change together in all channels only where the task allows it."""
+    """Random changes of a block. Intensities change together in all channels only where the task allows it.
+
+    Attributes:
+        flip: chance of mirroring along R, A, S.
+        gamma_share, gamma: how often the contrast is bent, and the largest logarithm of the exponent.
+        invert_share: how often tissue is inverted on a dark background.
+        scale: smallest and largest factor.
+        coarse_share: how often slices are made thick or voxels large, along any axis.
+        shade: largest standard deviation of the logarithm of a smooth shading.
+        noise: largest standard deviation of Rician noise, 1 = the intensity range.
+    """
 
     flip: tuple[float, float, float] = (0.5, 0.25, 0.25)
     gamma_share: float = Field(0.5, ge=0, le=1)
     gamma: float = Field(0.35, ge=0, le=1)
     invert_share: float = Field(0.0, ge=0, le=1)
     scale: tuple[float, float] = (0.8, 1.15)
+    coarse_share: float = Field(0.0, ge=0, le=1)
+    shade: float = Field(0.0, ge=0, le=1)
+    noise: float = Field(0.0, ge=0, le=1)
 
 
 class Synthetic(_Part):
@@ -136,7 +149,8 @@ class Data(_Part):
     """Which volumes, and how blocks are cut from them.
 
     Attributes:
-        datalist: JSON file, or "project" for the project's own data, or "none" (synthetic heads only).
+        datalist: JSON file, or a packed .safetensors file (`--pack`), or "project" for the project's own data, or
+            "none" (synthetic heads only).
         weights: how often a volume is drawn, by the beginning of `subject/contrast`; 1 if unnamed.
         train_on: splits that are learned from; all three, with `leave_out`, for leave-one-subject-out.
         leave_out: persons not to be read (leave-one-subject-out).
@@ -231,7 +245,7 @@ class Recipe(_Part):
     networks: Networks = Networks()
     data: Data = Data()
     stages: dict[Literal["planes", "prior", "fusion", "volumes", "joint", "volume"], Stage]
-    warm_start: str | None = None
+    warm_start: str | tuple[str, ...] | None = None
     precision: Literal["auto", "32", "bf16"] = "auto"
     output: Output = Output()
 
@@ -260,6 +274,13 @@ class Recipe(_Part):
         if "volume" not in self.stages and "planes" not in self.stages and not self.warm_start:
             msg = "stages: without 'planes' or 'volume' there must be a 'warm_start' that brings the plane networks"
             raise ValueError(msg)
+        if isinstance(self.warm_start, tuple) and len(self.warm_start) > 1:
+            if not self.networks.per_condition or len(self.warm_start) != len(self.conditions):
+                msg = (
+                    "warm_start: several models are for 'networks.per_condition: true', one for each of the "
+                    f"{len(self.conditions)} conditions"
+                )
+                raise ValueError(msg)
         if self.networks.kind == "regression" and self.networks.prediction != "clean":
             msg = "networks.prediction: a regression network predicts 'clean'"
             raise ValueError(msg)
@@ -274,6 +295,13 @@ class Recipe(_Part):
             msg = "data: with 'datalist: none' there must be a 'synthetic' section"
             raise ValueError(msg)
         return self
+
+    @property
+    def warm_starts(self) -> tuple[str, ...]:
+        """Names or folders of the models to start from: none, one, or one for each condition."""
+        if self.warm_start is None:
+            return ()
+        return (self.warm_start,) if isinstance(self.warm_start, str) else self.warm_start
 
     @property
     def input_rule(self) -> InputRule:

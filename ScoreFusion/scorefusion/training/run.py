@@ -28,7 +28,8 @@ from scorefusion.training.blocks import Block, BlockSource, Pool
 from scorefusion.training.examine import gain_over_base, picture, save_picture
 from scorefusion.training.export import export_bundle
 from scorefusion.training.losses import Crop, FusionLoss, JointLoss, PlaneLoss, VolumeLoss
-from scorefusion.training.networks import make_ensemble, make_fusion, make_volume, warm_start
+from scorefusion.training.networks import make_ensemble, make_fusion, make_volume, warm_start, warm_start_conditions
+from scorefusion.training.packed import SUFFIX, PackedData, pack, unpack, without
 from scorefusion.training.prior import GramMatrices, fit_prior, gram_matrix
 from scorefusion.training.recipe import Recipe, Stage, read_recipe
 from scorefusion.training.trainer import Trainer, generator_for, load_average
@@ -76,6 +77,19 @@ class Run:
         return None if chosen == torch.float32 else chosen
 
     @cached_property
+    def _packed(self) -> PackedData | None:
+        """The data, where the recipe names one file that holds it all."""
+        if not self.recipe.data.datalist.endswith(SUFFIX):
+            return None
+        packed = unpack((self.near or Path()) / self.recipe.data.datalist)
+        channels = 1 + sum(not condition.coarse for condition in self.recipe.conditions)
+        unfit = [volume.name for volume in packed.train if len(volume.contrasts) != channels]
+        if unfit:
+            msg = f"{self.recipe.data.datalist} was packed for other conditions than the recipe's ({unfit[0]})"
+            raise RequestError(msg)
+        return packed
+
+    @cached_property
     def _cases(self) -> dict[str, tuple[Case, ...]]:
         datalist = open_datalist(self.recipe, self.near)
         if datalist is None:
@@ -86,13 +100,22 @@ class Run:
     @cached_property
     def volumes(self) -> list[TrainingVolume]:
         """The training volumes, read once."""
+        if self._packed is not None:
+            return without(self._packed.train, self.recipe.data.leave_out)
         return load_volumes(self.recipe, self._cases["train"]) if self._cases["train"] else []
+
+    @cached_property
+    def validation_volumes(self) -> list[TrainingVolume]:
+        """Those of the validation split; none, where the only person is left out."""
+        if self._packed is not None:
+            return without(self._packed.val, self.recipe.data.leave_out)
+        usable = list_items(self.recipe, self._cases["val"])
+        return load_volumes(self.recipe, self._cases["val"]) if usable else []
 
     @cached_property
     def held_out(self) -> list[Block]:
         """A few blocks of the validation split (of the training split if there is none): the same at every look."""
-        usable = list_items(self.recipe, self._cases["val"])  # none, where the only one is left out
-        volumes = load_volumes(self.recipe, self._cases["val"]) if usable else self.volumes
+        volumes = self.validation_volumes or self.volumes
         edge = min(VALIDATION_EDGE, *self.recipe.data.block)
         source = BlockSource(self.recipe, volumes, (edge,) * 3, self._generator((edge,) * 3), augment=False)
         return [source.draw(number, VALIDATION_STREAM) for number in range(VALIDATION_BLOCKS)]
@@ -104,7 +127,17 @@ class Run:
             return None
         from scorefusion.training.synthetic import make_generator
 
-        return make_generator(self.recipe, shape, self.fabric.device, self.near)
+        labels = () if self._packed is None else self._packed.labels
+        return make_generator(self.recipe, shape, self.fabric.device, self.near, labels)
+
+    def pack(self, path: Path, edge: int | None = None) -> int:
+        """Write volumes and label maps into one file for a machine without them; returns its bytes."""
+        labels = []
+        if self.recipe.data.synthetic is not None:
+            from scorefusion.training.synthetic import load_label_maps
+
+            labels = load_label_maps(self.recipe, self.near)
+        return pack(PackedData(tuple(self.volumes), tuple(self.validation_volumes), tuple(labels)), path, edge)
 
     def source(self, name: str, stage: Stage) -> BlockSource:
         """Training blocks of a stage; stage `volumes` takes whole volumes, and no synthetic heads."""
@@ -173,10 +206,15 @@ class Run:
         rule.ensemble.autocast = self.precision
         return rule.to(self.fabric.device)
 
-    def _warm(self, module: torch.nn.Module) -> None:
-        if self.recipe.warm_start:
-            taken = warm_start(module, find_bundle(self.recipe.warm_start))
-            self.reporter.log(f"warm start from {self.recipe.warm_start}: {taken}")
+    def _warm(self, module: PlaneEnsemble | FusionRule) -> None:
+        bundles = [find_bundle(name) for name in self.recipe.warm_starts]
+        if not bundles:
+            return
+        if len(bundles) == 1:
+            taken = warm_start(module, bundles[0])
+        else:
+            taken = warm_start_conditions(module if isinstance(module, PlaneEnsemble) else module.ensemble, bundles)
+        self.reporter.log(f"warm start from {', '.join(self.recipe.warm_starts)}: {taken}")
 
     # -- the stages
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +11,34 @@ import torch
 from scorefusion.datasets.datalist import project_datalist
 from scorefusion.errors import RequestError
 from scorefusion.synthesis.generator import ContrastGenerator, GeneratorOptions
-from scorefusion.synthesis.labels import load_label_map
+from scorefusion.synthesis.labels import LabelMap, load_label_map
 from scorefusion.training.recipe import Recipe
 
 
 def make_generator(
-    recipe: Recipe, shape: tuple[int, int, int], device: torch.device | str, near: Path | None = None
+    recipe: Recipe,
+    shape: tuple[int, int, int],
+    device: torch.device | str,
+    near: Path | None = None,
+    labels: Sequence[LabelMap] = (),
 ) -> ContrastGenerator:
-    """Heads of the recipe's contrasts, from the label maps of `data.synthetic.labels`.
-
-    "project" stands for the label maps of the project's own training split.
-    """
+    """Heads of the recipe's contrasts, from `labels` if there are any, else from those of `data.synthetic.labels`."""
     synthetic = recipe.data.synthetic
     assert synthetic is not None
-    files = [file for name in synthetic.labels for file in _label_files(name, near)]
     options: dict[str, Any] = {"mode": synthetic.mode, "contrasts": _contrasts(recipe), "shape": shape}
     try:
         chosen = GeneratorOptions(**(options | synthetic.options))
     except TypeError as error:
         msg = f"data.synthetic.options: {error}; keys are those of GeneratorOptions"
         raise RequestError(msg) from error
-    return ContrastGenerator([load_label_map(file) for file in files], chosen, device=device)
+    return ContrastGenerator(labels or load_label_maps(recipe, near), chosen, device=device)
+
+
+def load_label_maps(recipe: Recipe, near: Path | None = None) -> list[LabelMap]:
+    """Those of `data.synthetic.labels`; "project" stands for the label maps of the project's own training split."""
+    synthetic = recipe.data.synthetic
+    assert synthetic is not None
+    return [load_label_map(file) for name in synthetic.labels for file in _label_files(name, near)]
 
 
 def _contrasts(recipe: Recipe) -> tuple[str, ...]:

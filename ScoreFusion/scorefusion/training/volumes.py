@@ -16,7 +16,7 @@ import numpy as np
 from monai.data import CacheDataset, set_track_meta
 from monai.transforms import Compose, CropForegroundd, MapTransform
 
-from scorefusion.datasets.datalist import Case, Datalist, project_datalist, read_datalist
+from scorefusion.datasets.datalist import PROJECT, Case, Datalist, find_datalist
 from scorefusion.datasets.spectrum import read_axes
 from scorefusion.errors import RequestError, ScoreFusionError, VolumeError
 from scorefusion.intensity import fit_intensity_scale, foreground_mask
@@ -73,11 +73,11 @@ def open_datalist(recipe: Recipe, folder: Path | None = None, strict: bool = Tru
     """
     if recipe.data.datalist == "none":
         return None
-    if recipe.data.datalist == "project":
-        return project_datalist()
+    splits = tuple({"val": None, **dict.fromkeys(recipe.data.train_on)})
     path = Path(recipe.data.datalist)
-    path = path if path.is_absolute() or folder is None else folder / path
-    return read_datalist(path, tuple({"val": None, **dict.fromkeys(recipe.data.train_on)}), strict=strict)
+    if folder is not None and str(path) != PROJECT:
+        path = folder / path  # an absolute one stays
+    return find_datalist(path, splits, strict=strict)
 
 
 def list_items(recipe: Recipe, cases: Sequence[Case]) -> list[Item]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scorefusion.bundle import Bundle, find_bundle
@@ -49,16 +50,16 @@ def asks_for_translation(models: Sequence[str], folds: Sequence[str], suite: str
 def find_pair_suite(
     datalist: Path | None, name: str | None, split: str, subjects: Sequence[str], *, leave_one_out: bool = False
 ) -> PairSuite:
-    """A datalist or a named suite, all of it or some persons."""
-    if (datalist is None) == (name is None):
-        msg = f"give either a datalist file or --suite {', '.join(PAIR_SUITES)}, not both and not neither"
-        raise RequestError(msg)
-    if datalist is not None:
+    """A datalist, a named suite, or a named suite's persons as a datalist has them; all of it or some persons."""
+    if name is None:
+        if datalist is None:
+            msg = f"give a datalist file or --suite {', '.join(PAIR_SUITES)}"
+            raise RequestError(msg)
         return datalist_suite(datalist, split, leave_one_out=leave_one_out).only(subjects)
     if name not in PAIR_SUITES:
         msg = f"suite {name!r} is none for translation models; choose one of {', '.join(PAIR_SUITES)}, or a datalist"
         raise RequestError(msg)
-    return named_pair_suite(name).only(subjects)
+    return named_pair_suite(name, datalist=datalist).only(subjects)
 
 
 def evaluate_translation(
@@ -189,7 +190,9 @@ class Cast:
 
     def _taught(self, case: Case) -> Samples:
         if case.case_id not in self._samples:
-            pair = read_pair(case, self.direction, self.suite.slice_axis)
+            # Of a teacher's masks only the brain's is asked for: another may lie on a grid of its own.
+            masks = {name: file for name, file in case.masks.items() if name == "brain"}
+            pair = read_pair(replace(case, masks=masks), self.direction, self.suite.slice_axis)
             self._samples[case.case_id] = draw_samples(pair, self._inputs)
         return self._samples[case.case_id]
 

@@ -83,8 +83,18 @@ class PairSuite:
         return digest.hexdigest()[:12]
 
 
-def named_pair_suite(name: str, folder: Path | None = None) -> PairSuite:
-    """One of `PAIR_SUITES`, found through the data's manifest."""
+def named_pair_suite(name: str, folder: Path | None = None, datalist: Path | None = None) -> PairSuite:
+    """One of `PAIR_SUITES`, found through the data's manifest.
+
+    Args:
+        name: of the suite.
+        folder: of the test data; where `SCOREFUSION_TEST_DATA` says if left out.
+        datalist: take the volumes from this file instead, such as `scorefusion data register project` writes: then
+            whom it has registered may teach, too.
+    """
+    if datalist is not None and name == "jif-test":
+        msg = f"suite {name!r} consists of the test data's single slices; leave the datalist out"
+        raise RequestError(msg)
     folder = folder or data_folder()
     if folder is None or not (folder / "manifest.json").is_file():
         msg = (
@@ -94,8 +104,8 @@ def named_pair_suite(name: str, folder: Path | None = None) -> PairSuite:
         raise RequestError(msg)
     if name == "jif-test":
         return _slice_suite(name, folder)
-    datalist = project_datalist(folder)
-    home = {case.subject: (split, case) for split in SECTIONS for case in datalist.cases(split)}
+    source = project_datalist(folder) if datalist is None else read_datalist(datalist)
+    home = {case.subject: (split, case) for split in SECTIONS for case in source.cases(split)}
     wanted = PAIR_SUITES[name]
     split = _SPLITS.get(name, "leave one out")
     for subject in wanted:
@@ -103,9 +113,9 @@ def named_pair_suite(name: str, folder: Path | None = None) -> PairSuite:
             msg = f"the test data has no {subject} in split {split!r}, which suite {name!r} asks for"
             raise RequestError(msg)
     cases = tuple(home[subject][1] for subject in wanted)
-    # The persons of the leave-one-out suite are all with several contrasts on one grid; so are the teachers.
-    teachers = datalist.training if name in _SPLITS else cases
-    return PairSuite(name, split, cases, tuple(case for case in teachers if case.aligned))
+    # Left out one at a time, those of other splits teach each other; the other persons of the test split teach nobody.
+    teachers = {case.subject: case for case in (*source.training, *(() if name in _SPLITS else cases))}
+    return PairSuite(name, split, cases, tuple(case for case in teachers.values() if case.aligned))
 
 
 def datalist_suite(path: Path, split: str = "test", *, leave_one_out: bool = False) -> PairSuite:
