@@ -15,6 +15,7 @@ from tiny_models import tiny_ensemble, tiny_fusion, tiny_volume, write_tiny_bund
 
 from scorefusion.acquisition import Acquisition
 from scorefusion.bundle import Bundle, write_bundle
+from scorefusion.domain import check_domain
 from scorefusion.errors import BundleError, Cancelled, GeometryError, RequestError
 from scorefusion.fusion import ScoreFusion, VolumeKind
 from scorefusion.grid import Grid
@@ -310,6 +311,17 @@ class TestEventsAndProvenance:
         result = _run(change(thick), restorer, on_event=events.append)
         assert code in [event["code"] for event in events if event["event"] == "warning"]
         assert code in [warning["code"] for warning in result.provenance["Warnings"]]
+
+    @pytest.mark.parametrize(("edge_mm", "warned"), [(130.0, False), (145.0, True)])
+    def test_a_whole_head_is_warned_of_by_models_of_brains(self, edge_mm: float, warned: bool) -> None:
+        """2.2 litres can be a brain, 3.0 litres cannot."""
+        data = np.zeros((1, 60, 60, 60), np.float32)
+        data[:, 5:55, 5:55, 5:55] = np.random.default_rng(0).uniform(50, 100, (50, 50, 50))
+        volume = Volume(data, np.diag([edge_mm / 50] * 3 + [1.0]))
+        section = {"domain": {"skull_stripped": True}}
+        condition = {"name": "t1", "contrasts": ["t1"]}
+        assert ("skull" in dict(check_domain(section, volume, condition))) is warned
+        assert "skull" not in dict(check_domain({}, volume, condition))
 
 
 class TestRules:
