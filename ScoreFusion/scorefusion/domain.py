@@ -135,7 +135,7 @@ def check_domain(
             found.append(
                 (
                     "skull",
-                    f"{volume.name} holds {litres:.1f} litres of tissue, which is a whole head; this model was trained on "
+                    f"{volume.name} holds {litres:.1f} litres of tissue: a whole head. This model was trained on "
                     "brains without skull. Strip the skull first (in Slicer: the extensions HDBrainExtraction or "
                     "SwissSkullStripper), or do not believe the result.",
                 )  # fmt: skip
