@@ -130,7 +130,7 @@ def check_domain(
             )  # fmt: skip
         )
     if domain.get("skull_stripped"):
-        litres = float(foreground_mask(volume.data).sum() * np.prod(volume.spacing) / 1e6)
+        litres = litres_of_tissue(volume.data[0], volume.spacing)
         if litres > BRAIN_LITRES:
             found.append(
                 (
@@ -143,6 +143,18 @@ def check_domain(
     if understanding is not None:
         found.extend(_check_request(domain, volume, understanding))
     return found
+
+
+def litres_of_tissue(data: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """Litres that lie above the background of a volume, by every second voxel along each axis: enough to tell a head
+    from a brain.
+
+    Args:
+        data: `(I, J, K)`, any intensities.
+        spacing: mm along i, j, k.
+    """
+    some = np.ascontiguousarray(data[::2, ::2, ::2], dtype=np.float32)
+    return float(foreground_mask(some).mean() * data.size * np.prod(spacing) / 1e6)
 
 
 def _check_request(domain: dict[str, Any], volume: Volume, understanding: Understanding) -> list[tuple[str, str]]:

@@ -83,5 +83,5 @@ TRANSLATION = {
         ],
         "fusion": None,
     },
-    "domain": {"anatomy": "human brain", "modality": "MR"},
+    "domain": {"anatomy": "human brain", "modality": "MR", "skull_stripped": True},
 }

@@ -199,6 +199,15 @@ class TestWarnings:
         assert expected in widget.ui.warningsLabel.text
         assert widget.ui.applyButton.enabled  # advice only
 
+    @pytest.mark.parametrize(("spacing", "warned"), [(4.2, False), (5.0, True)])
+    def test_a_whole_head_is_told_from_a_brain(self, spacing: float, warned: bool, widget: Any) -> None:
+        """2.0 litres of tissue on a dark background, and 3.4."""
+        choose_model(widget, "test-flair")
+        voxels = np.zeros((40, 40, 40), np.int16)
+        voxels[5:35, 5:35, 5:35] = np.random.default_rng(0).integers(100, 900, (30, 30, 30))
+        choose_input(widget, "t1", add_volume("head T1", voxels, np.diag([spacing] * 3 + [1.0])))
+        assert ("is a whole head (3.4 litres)" in widget.ui.warningsLabel.text) is warned
+
     def test_little_memory_is_told(self, widget: Any) -> None:
         from ScoreFusionLib.logic.devices import Device
 

@@ -31,6 +31,7 @@ def advise(
     """
     found = [
         ("modality", _modality(node, model)),
+        ("skull", _skull(node, model)),
         ("contrast", _contrast(model.conditions[0], contrast)),
         ("gain", _gain(model, understanding)),
         ("factor", _factor(model, understanding)),
@@ -52,6 +53,20 @@ def _modality(node: Any, model: ModelInfo) -> str:
             volume=node.GetName()
         )
     return ""
+
+
+def _skull(node: Any, model: ModelInfo) -> str:
+    if not model.domain.get("skull_stripped"):
+        return ""
+    from scorefusion.domain import BRAIN_LITRES, litres_of_tissue
+
+    litres = litres_of_tissue(voxels_from_node(node).T, node.GetSpacing())
+    if litres <= BRAIN_LITRES:
+        return ""
+    return _(
+        "'{volume}' is a whole head ({litres:.1f} litres); this model was made for brains without skull. Strip the "
+        "skull first, for example with the extension HDBrainExtraction."
+    ).format(volume=node.GetName(), litres=litres)
 
 
 def _contrast(condition: Condition, contrast: str | None) -> str:
