@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,6 +189,21 @@ class TestPacked:
         assert bundle.section["training"]["subjects"] == ["p0"]
         checked = run_cli(recipe, "--check", "--set", "data.datalist=packed.safetensors")
         assert "2 packed volumes of 2 persons" in checked.output
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+    def test_the_script_for_gpu_machines_leaves_few_files(self, a_study, tmp_path):
+        recipe = a_study({**SR, "stages": {"planes": SR["stages"]["planes"]}})
+        (tmp_path / "gpu").mkdir()
+        assert run_cli(recipe, "--pack", tmp_path / "gpu" / "data.safetensors").exit_code == 0
+        script = Path(__file__).parents[1] / "benchmarks" / "gpu_training.sh"
+        command = ["bash", script, "run", tmp_path / "gpu", tmp_path / "out", recipe, "--accelerator", "cpu"]
+        environment = {**os.environ, "PYTHON": sys.executable}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        left = sorted(path.name for path in (tmp_path / "out").iterdir())
+        assert left == ["bundle.tar", "log-planes.csv", "picture-planes.png"]
+        with tarfile.open(tmp_path / "out" / "bundle.tar") as archive:
+            assert "./tiny-sr/models/plane.safetensors" in archive.getnames()
 
     def test_intensities_keep_eight_bits_about_the_middle_of_the_head(self, tmp_path):
         data = np.full((1, 60, 50, 40), -1.0, np.float16)
