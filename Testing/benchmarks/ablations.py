@@ -5,22 +5,23 @@
 
 Both print Markdown: PSNR in the brain (eroded mask, truth's robust range), mean over the validation volumes, at 4x
 isotropic and 5 mm slices, one step unless the row says otherwise, with projection unless it says otherwise. Training
-goes on where it stopped; a variant that is finished is only scored.
+goes on where it stopped; a variant that is finished is only scored. `--only` and `--subjects` split the work over
+processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from scorefusion.bundle import Bundle, find_bundle
-from scorefusion.evaluation.benchmark import prepare
+from scorefusion.evaluation.benchmark import Subject, prepare
 from scorefusion.evaluation.meter import describe_machine
 from scorefusion.evaluation.metrics import psnr, ssim
 from scorefusion.evaluation.simulate import Setting
@@ -36,6 +37,7 @@ from scorefusion.training.recipe import read_recipe
 from scorefusion.training.run import Run, make_fabric
 
 SETTINGS = ("iso4", "thick5")
+VOLUME_STAGE = "{minutes: MINUTES, learning_rate: 2.0e-4, warmup_steps: 100, crop: 64, blocks: 2, pool: 16}"
 
 #: Changes to the recipe, by the name of the row. The time of `planes` is the same for all.
 VARIANTS: dict[str, list[str]] = {
@@ -50,6 +52,12 @@ VARIANTS: dict[str, list[str]] = {
     "only pure noise (no sampling in steps)": ["stages.planes.pure_noise_share=1.0"],
     "generator: a quarter of the blocks": ["data.synthetic={share: 0.25, mode: mixed}"],
     "generator: all blocks (no real scan seen)": ["data.synthetic={share: 1.0, mode: mixed}", "data.datalist=none"],
+    "no planes: 3D diffusion alone": ["stages.planes=null", f"stages.volume={VOLUME_STAGE}"],
+    "no planes, no diffusion: 3D U-Net regression": [
+        "stages.planes=null",
+        "networks.kind=regression",
+        f"stages.volume={VOLUME_STAGE}",
+    ],
 }
 
 
@@ -61,16 +69,20 @@ class Score:
     ssim: float
 
 
-def subjects(setting: str) -> Iterator[tuple[str, object]]:
-    """The validation volumes under a setting."""
-    for case in named_suite("val").cases:
-        yield case.title, prepare(case, Setting.parse(setting), "brain")
+@cache
+def subjects(setting: str, persons: str) -> tuple[Subject, ...]:
+    """The validation volumes under a setting; `persons` comma-separated, empty for all."""
+    wanted = [name for name in persons.split(",") if name]
+    cases = [case for case in named_suite("val").cases if not wanted or case.subject in wanted]
+    return tuple(prepare(case, Setting.parse(setting), "brain") for case in cases)
 
 
-def score(model: Model, rule: FusionRule, plan: SamplingPlan, setting: str, projected: bool = True) -> Score:
+def score(
+    model: Model, rule: FusionRule, plan: SamplingPlan, setting: str, persons: str, projected: bool = True
+) -> Score:
     """Restore the validation volumes and compare in the brain."""
     values = []
-    for _, subject in subjects(setting):
+    for subject in subjects(setting, persons):
         scan = subject.scan
         scale = fit_intensity_scale(scan.volume.data)
         measured = torch.from_numpy(np.ascontiguousarray(scale.normalise(scan.volume.data)))[None]
@@ -100,10 +112,10 @@ def row(name: str, scores: list[Score], extra: str = "") -> str:
     return f"| {name} | {cells} |{extra}"
 
 
-def header() -> None:
+def header(persons: str) -> None:
     """Where and what."""
-    suite = named_suite("val")
-    print(f"{describe_machine('cpu')}; validation volumes {', '.join(c.title for c in suite.cases)}")  # noqa: T201
+    titles = ", ".join(subject.case.title for subject in subjects(SETTINGS[0], persons))
+    print(f"{describe_machine('cpu')}; validation volumes {titles}")  # noqa: T201
     print("\n| variant | 4x isotropic, dB / SSIM | 5 mm slices, dB / SSIM |\n|---|---|---|")  # noqa: T201
 
 
@@ -113,44 +125,47 @@ def open_model(bundle: Bundle) -> Model:
     return load_model(bundle, device, pick_precision("auto", device))
 
 
-def train(out: Path, minutes: float, only: str) -> None:
+def train(out: Path, minutes: float, only: str, persons: str) -> None:
     """Train every variant for the same time and score it."""
-    header()
+    header(persons)
+    numbers = [int(text) for text in only.split(",") if text]
     figures = {}
     for number, (name, changes) in enumerate(VARIANTS.items()):
-        if only and only not in name:
+        if numbers and number not in numbers:
             continue
+        changes = [change.replace("MINUTES", str(minutes)) for change in changes]
         settings = [f"name=ablation-{number}", "networks.prior=false", "stages.prior=null", "stages.joint=null"]
         recipe = read_recipe("brain-sr", [*settings, f"stages.planes.minutes={minutes}", *changes])
         bundle = Run(recipe, out / f"{number:02d}", make_fabric(), Reporter()).run()
         assert bundle is not None
         model = open_model(bundle)
         plan = SamplingPlan.from_preset(bundle.section["presets"]["fast"])
-        scores = [score(model, model.choose_rule("average"), plan, setting) for setting in SETTINGS]
+        rule = model.choose_rule("volume" if "no planes" in name else "average")
+        scores = [score(model, rule, plan, setting, persons) for setting in SETTINGS]
         print(row(name, scores), flush=True)  # noqa: T201
         figures[name] = [vars(s) for s in scores]
     print(json.dumps(figures))  # noqa: T201
 
 
-def use(name: str, quick: bool) -> None:
+def use(name: str, quick: bool, persons: str) -> None:
     """What can be chosen about one trained model."""
     model = open_model(find_bundle(name))
-    header()
+    header(persons)
     one = SamplingPlan()
     rules = {"one plane (coronal)": "coronal", "two planes (coronal + sagittal)": "average:coronal+sagittal",
              "three planes": "average", "fusion, features off": "fusion-scores", "fusion": "fusion"}  # fmt: skip
     for label, rule in rules.items():
-        print(row(label, [score(model, model.choose_rule(rule), one, s) for s in SETTINGS]), flush=True)  # noqa: T201
+        print(row(label, [score(model, model.choose_rule(rule), one, s, persons) for s in SETTINGS]), flush=True)  # noqa: T201
     for label, rule in (("three planes, no projection", "average"), ("fusion, no projection", "fusion")):
-        scores = [score(model, model.choose_rule(rule), one, s, projected=False) for s in SETTINGS]
+        scores = [score(model, model.choose_rule(rule), one, s, persons, projected=False) for s in SETTINGS]
         print(row(label, scores), flush=True)  # noqa: T201
     last = model.schedule.num_train_timesteps - 1
     for steps in (1, 2, 4) if quick else (1, 2, 4, 8, 16, 50):
-        scores = [score(model, model.rule, SamplingPlan(steps=steps), s) for s in SETTINGS]
+        scores = [score(model, model.rule, SamplingPlan(steps=steps), s, persons) for s in SETTINGS]
         print(row(f"fusion, {steps} steps", scores), flush=True)  # noqa: T201
     for start in (last, 800, 600, 400):
         plan = replace(SamplingPlan(steps=2 if quick else 4), start=start)
-        scores = [score(model, model.rule, plan, s) for s in SETTINGS]
+        scores = [score(model, model.rule, plan, s, persons) for s in SETTINGS]
         print(row(f"fusion, {plan.steps} steps from level {start} of {last}", scores), flush=True)  # noqa: T201
 
 
@@ -160,15 +175,17 @@ def main() -> None:
     training = commands.add_parser("train")
     training.add_argument("--out", type=Path, required=True)
     training.add_argument("--minutes", type=float, default=3.0)
-    training.add_argument("--only", default="", help="variants whose name has this in it")
+    training.add_argument("--only", default="", help="numbers of variants with commas, from 0")
     using = commands.add_parser("use")
     using.add_argument("--model", default="brain-sr")
     using.add_argument("--quick", action="store_true")
+    for command in (training, using):
+        command.add_argument("--subjects", default="", help="validation persons with commas; all if left out")
     options = parser.parse_args()
     if options.command == "train":
-        train(options.out, options.minutes, options.only)
+        train(options.out, options.minutes, options.only, options.subjects)
     else:
-        use(options.model, options.quick)
+        use(options.model, options.quick, options.subjects)
 
 
 if __name__ == "__main__":
