@@ -41,12 +41,12 @@ class Understanding:
     def describe(self, source: Grid) -> str:
         """One line for a panel or a log."""
         if self.is_identity:
-            return f"{_mm(source.spacing)} mm: already as fine as the target"
+            return f"{mm(source.spacing)} mm: already as fine as the target"
         coarse = [axis for axis in range(3) if abs(self.factors[axis] - 1.0) >= SAME]
         names = _axis_names(source)
         what = "isotropic" if len(coarse) == 3 else "thick slices, " + " and ".join(names[axis] for axis in coarse)
         factor = " x ".join(f"{self.factors[axis]:.3g}" for axis in coarse)
-        return f"{_mm(source.spacing)} mm to {_mm(self.target.spacing)} mm ({what}, factor {factor})"
+        return f"{mm(source.spacing)} mm to {mm(self.target.spacing)} mm ({what}, factor {factor})"
 
 
 def understand(
@@ -125,7 +125,7 @@ def check_domain(
         found.append(
             (
                 "extent",
-                f"{volume.name} covers {_mm(extent)} mm; the model expects {domain.get('anatomy', 'a head')} "
+                f"{volume.name} covers {mm(extent)} mm; the model expects {domain.get('anatomy', 'a head')} "
                 f"and volumes of {low:g} to {high:g} mm.",
             )  # fmt: skip
         )
@@ -165,7 +165,7 @@ def _check_request(domain: dict[str, Any], volume: Volume, understanding: Unders
         found.append(
             (
                 "spacing",
-                f"the result of {volume.name} has voxels of {_mm(understanding.target.spacing)} mm; "
+                f"the result of {volume.name} has voxels of {mm(understanding.target.spacing)} mm; "
                 f"the model was trained on {low:g} to {high:g} mm.",
             )  # fmt: skip
         )
@@ -200,5 +200,6 @@ def _axis_names(grid: Grid) -> tuple[str, str, str]:
     return first, second, third
 
 
-def _mm(values: tuple[float, ...]) -> str:
+def mm(values: tuple[float, ...]) -> str:
+    """`1 x 1 x 5`, for a message."""
     return " x ".join(f"{value:.3g}" for value in values)

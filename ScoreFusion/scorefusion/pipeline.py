@@ -8,9 +8,7 @@ Every choice that changes the result is in the provenance; every fallback is an 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,20 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-import scorefusion
-from scorefusion.acquisition import Acquisition
 from scorefusion.bundle import Bundle, find_bundle
-from scorefusion.domain import Understanding, check_domain, understand
-from scorefusion.errors import GeometryError, OutOfMemory, RequestError
+from scorefusion.domain import mm
+from scorefusion.errors import OutOfMemory, RequestError
 from scorefusion.fusion import FusionRule, VolumeRule
-from scorefusion.grid import Box, Grid, Reorientation, foreground_box, overlap_fraction
-from scorefusion.inputs import ModelInputs, acquisition_vector
-from scorefusion.intensity import IntensityScale, fit_intensity_scale, foreground_mask
 from scorefusion.model import Model, load_model
+from scorefusion.preparation import Prepared, prepare
 from scorefusion.progress import Event, Reporter
-from scorefusion.restore import NoiseField, Restoration, SamplingPlan, base_image, restore
+from scorefusion.provenance import provenance_of
+from scorefusion.restore import NoiseField, Restoration, SamplingPlan, restore
 from scorefusion.runtime import (
     available_memory,
     inference_settings,
@@ -41,12 +35,9 @@ from scorefusion.runtime import (
     pick_precision,
     plan_tile,
 )
-from scorefusion.unet import at
-from scorefusion.volume import Volume, read_volume, resample
+from scorefusion.volume import Volume, read_volume
 
 Input = Volume | str | os.PathLike[str]
-MIN_OVERLAP = 0.5  # share of the base volume that another condition must cover
-FOREGROUND_MARGIN_MM = 6.0
 DEFAULT_UNCERTAINTY = {"steps": 4, "samples": 4, "solver": "ddim", "eta": 1.0}
 
 
@@ -123,7 +114,7 @@ def translate(
     )
     plan = _plan(bundle, preset, steps, samples, uncertainty)
     volumes = _read_inputs(inputs, bundle, frame)
-    request = _prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report)
+    request = prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report)
 
     chosen = pick_device(device, report.warning)
     dtype = pick_precision(precision, chosen)
@@ -147,7 +138,7 @@ def translate(
         deviation = None if spread is None else request.finish_deviation(spread.deviation)
     if deviation is not None:
         quality["mean_uncertainty"] = request.mean_in_foreground(deviation)
-    provenance = _provenance(bundle, volumes, request, plan, fusion, seed, chosen, dtype, report, started, preset)
+    provenance = provenance_of(bundle, volumes, request, plan, fusion, seed, chosen, dtype, report, started, preset)
     if rule is not None:
         provenance["RuleAsked"] = rule
     if spread is not None and spread is not main:
@@ -214,195 +205,6 @@ def _read_inputs(inputs: Input | Mapping[str, Input], bundle: Bundle, frame: int
     return volumes
 
 
-@dataclass
-class _Request:
-    """One run's volumes on canonical axes, cropped and normalised, and the way back."""
-
-    section: dict[str, Any]
-    reorientation: Reorientation
-    target: Grid  # canonical, whole
-    box: Box  # the part of it that is worked on
-    inputs: ModelInputs  # of the box
-    base: Tensor  # (1, 1, I, J, K) whole target grid, normalised
-    scale: IntensityScale  # of the base condition
-    acquisition: Acquisition | None = None  # of the whole grid
-    measured: Tensor | None = None
-    box_acquisition: Acquisition | None = None
-    box_measured: Tensor | None = None
-    understanding: Understanding | None = None
-    like: Volume | None = None
-
-    def finish(self, mean: Tensor) -> tuple[Volume, dict[str, Any]]:
-        """Put the box back, make it agree with the measurement, return to the input's axes and units."""
-        whole = self.base.clone()
-        whole[at(self.box.slices)] = mean.to(whole)
-        quality: dict[str, Any] = {}
-        if self.acquisition is not None and self.measured is not None:
-            whole = self.acquisition.project(whole, self.measured)
-            error = self.acquisition.forward(whole) - self.measured
-            half_range = 0.5 * (self.scale.high - self.scale.low)
-            quality["measurement_residual_max"] = float(error.abs().max()) * half_range
-            quality["measurement_residual_relative"] = float(error.abs().max()) / 2.0
-        return self._volume(self.output_scale.denormalise(whole)), quality
-
-    def finish_deviation(self, deviation: Tensor | None) -> Volume | None:
-        """The same for a standard deviation: zero outside the box, scaled but not shifted."""
-        if deviation is None:
-            return None
-        whole = torch.zeros_like(self.base)
-        whole[at(self.box.slices)] = deviation.to(whole)
-        return self._volume(whole * (0.5 * (self.output_scale.high - self.output_scale.low)))
-
-    @property
-    def output_scale(self) -> IntensityScale:
-        """Input units where the contrast stays, else the bundle's declared range."""
-        target = self.section["target"]
-        if target.get("same_contrast_as") is not None or target.get("range") is None:
-            return self.scale
-        low, high = target["range"]
-        return IntensityScale(float(low), float(high))
-
-    def mean_in_foreground(self, volume: Volume) -> float:
-        """Mean over the voxels with signal, in output units."""
-        canonical = self.reorientation.apply(volume).data[0]
-        mask = self.base[0, 0].numpy() > -0.9
-        return float(canonical[mask].mean()) if mask.any() else 0.0
-
-    def _volume(self, data: Tensor) -> Volume:
-        name = self.section["target"]["name"]
-        contrast = self.like.contrast if self.like and self.section["target"].get("same_contrast_as") else name
-        canonical = Volume(data[0].numpy().astype(np.float32), self.target.affine, contrast=contrast)
-        return self.reorientation.invert(canonical)
-
-
-def _prepare(
-    volumes: dict[str, Volume],
-    bundle: Bundle,
-    spacing: float | tuple[float, float, float] | None,
-    thickness: float | None,
-    axis: int | None,
-    report: Reporter,
-) -> _Request:
-    section = bundle.section
-    by_name = {condition["name"]: condition for condition in section["conditions"]}
-    first = next(iter(volumes))
-    base = volumes[first]
-    restoring = section["task"] == "super_resolution"
-    if not restoring and (spacing is not None or thickness is not None):
-        msg = f"Model '{bundle.id}' keeps the grid of its input; spacing and thickness are for super-resolution models."
-        raise RequestError(msg)
-    request = understand(base, section, spacing, thickness, axis) if restoring else None
-    for name, volume in volumes.items():
-        for code, message in check_domain(section, volume, by_name[name], request if name == first else None):
-            report.warning(f"outside-domain-{code}", message)
-    if request is not None:
-        if request.is_identity:
-            finest = max(base.spacing)
-            msg = (
-                f"{base.name} already has voxels of {_mm(base.spacing)} mm, as fine as this model makes them. "
-                f"Ask for a finer grid, for example spacing={finest / 2:.2g}, or choose another model."
-            )
-            raise RequestError(msg)
-        report.log(f"{base.name}: {request.describe(base.grid)}")
-
-    canonical, reorientation = base.canonical()
-    scale = fit_intensity_scale(canonical.data)
-    normalised = torch.from_numpy(np.ascontiguousarray(scale.normalise(canonical.data)))[None]  # (1, 1, i, j, k)
-    mask = foreground_mask(canonical.data)
-    margin = max(1, round(FOREGROUND_MARGIN_MM / min(canonical.spacing)))
-    coarse_box = foreground_box(mask, margin)
-    if request is None:
-        state = _Request(section, reorientation, canonical.grid, coarse_box, _NO_INPUTS, normalised, scale)
-    else:
-        state = _measured_request(section, reorientation, request, canonical, normalised, coarse_box, scale)
-    state.like = base
-    state.inputs = _model_inputs(volumes, by_name, state, report)
-    return state
-
-
-def _measured_request(
-    section: dict[str, Any],
-    reorientation: Reorientation,
-    request: Understanding,
-    canonical: Volume,
-    measured: Tensor,
-    coarse_box: Box,
-    scale: IntensityScale,
-) -> _Request:
-    """Super-resolution: the operator from the target grid to the measured one, for the whole and for the box."""
-    target = reorientation.apply_to_grid(request.target)
-    thick = None if request.thick_axis is None else reorientation.axis_to_canonical(request.thick_axis)
-    profile = section.get("slice_profile", "box")
-    acquisition = Acquisition.between(target, canonical.grid, request.thickness, thick, profile)
-    base = base_image(acquisition, measured, section)
-    fine_box = _refine(coarse_box, acquisition)
-    box_acquisition = Acquisition.between(
-        target.crop(fine_box), canonical.grid.crop(coarse_box), request.thickness, thick, profile
-    )
-    return _Request(
-        section,
-        reorientation,
-        target,
-        fine_box,
-        _NO_INPUTS,
-        base,
-        scale,
-        acquisition,
-        measured,
-        box_acquisition,
-        measured[at(coarse_box.slices)].contiguous(),
-        request,
-    )
-
-
-def _refine(box: Box, acquisition: Acquisition) -> Box:
-    """The smallest box of the full grid that holds a box of the measured grid."""
-    start, stop = [], []
-    for axis, sampling in enumerate(acquisition.axes):
-        first, last = box.start[axis], box.stop[axis]
-        if sampling is not None:
-            first = int(np.floor(first * sampling.factor + sampling.offset + 1e-6))
-            last = int(np.ceil(last * sampling.factor + sampling.offset - 1e-6))
-        start.append(max(0, first))
-        stop.append(min(acquisition.full_shape[axis], last))
-    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-
-
-def _model_inputs(
-    volumes: dict[str, Volume], conditions: dict[str, dict[str, Any]], state: _Request, report: Reporter
-) -> ModelInputs:
-    """All conditions on the box of the target grid; the first is the base, the others are resampled onto it."""
-    channels, present = [], []
-    window = state.target.crop(state.box)
-    for number, name in enumerate(conditions):
-        present.append(name in volumes)
-        if name not in volumes:
-            channels.append(torch.full((1, 1, *window.spatial_shape), -1.0))
-            report.log(f"Optional input '{name}' is missing; the networks that need it are left out.")
-            continue
-        if not any(present[:-1]):
-            channels.append(state.base[at(state.box.slices)])
-            continue
-        volume = volumes[name]
-        covered = overlap_fraction(window, volume.grid)
-        if covered < MIN_OVERLAP:
-            base = next(iter(volumes.values()))
-            msg = (
-                f"{volume.name} (input {number + 1}, '{name}') covers only {covered:.0%} of {base.name}. "
-                "Both must show the same head in the same scanner coordinates: check the files, "
-                "or register one to the other first."
-            )
-            raise GeometryError(msg)
-        moved = volume if volume.grid.is_close(window) else resample(volume, window, "linear")
-        scale = fit_intensity_scale(volume.data)
-        channels.append(torch.from_numpy(np.ascontiguousarray(scale.normalise(moved.data)))[None])
-    vector = None if state.box_acquisition is None else acquisition_vector(state.box_acquisition)
-    return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present))
-
-
-_NO_INPUTS = ModelInputs(torch.zeros(1, 1, 1, 1, 1))
-
-
 # -- the run -------------------------------------------------------------------------------------------------------
 
 
@@ -412,7 +214,7 @@ class _Run:
 
     model: Model
     rule: FusionRule
-    request: _Request
+    request: Prepared
     seed: int
     device: torch.device
     report: Reporter
@@ -479,7 +281,7 @@ class _Run:
 
 def _choose_tiles(
     rule: FusionRule,
-    request: _Request,
+    request: Prepared,
     device: torch.device,
     tile: int | tuple[int, int, int] | None,
     report: Reporter,
@@ -492,7 +294,7 @@ def _choose_tiles(
     shape = request.box.shape
     if tile is not None:
         rule.tile = (tile, tile, tile) if isinstance(tile, int) else tile
-        report.warning("tiles", f"The 3D network works in tiles of {_mm(rule.tile)} voxels, as asked for.")
+        report.warning("tiles", f"The 3D network works in tiles of {mm(rule.tile)} voxels, as asked for.")
         return
     # Activations that live at once at the finest level of the network, by measurement on both named sizes.
     per_voxel = 10 * 4 * config.channels[0] / config.stem_factor**3 + 8 * config.in_channels
@@ -506,76 +308,4 @@ def _choose_tiles(
         fixed_bytes=int(whole),
     )
     if rule.tile is not None:
-        report.warning("tiles", f"Memory is short: the 3D network works in tiles of {_mm(rule.tile)} voxels.")
-
-
-# -- the record ----------------------------------------------------------------------------------------------------
-
-
-def _provenance(
-    bundle: Bundle,
-    volumes: dict[str, Volume],
-    request: _Request,
-    plan: SamplingPlan,
-    rule: FusionRule,
-    seed: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    report: Reporter,
-    started: float,
-    preset: str,
-) -> dict[str, Any]:
-    target = request.section["target"]["name"]
-    understanding = request.understanding
-    record: dict[str, Any] = {
-        "Description": f"synthetic {target}, made by ScoreFusion; research use only, not for diagnosis",
-        "GeneratedBy": [{"Name": "ScoreFusion", "Version": scorefusion.__version__}],
-        "Synthetic": True,
-        "Model": {
-            "Id": bundle.id,
-            "Version": bundle.version,
-            "Sha256": bundle.hash,
-            "Licence": request.section["licence"],
-        },
-        "Sources": {name: _source(volume) for name, volume in volumes.items()},
-        "Preset": preset,
-        "Sampling": dataclasses.asdict(plan),
-        "Rule": type(rule).__name__,
-        "Seed": seed,
-        "Device": str(device),
-        "Precision": str(dtype).removeprefix("torch."),
-        "Torch": torch.__version__,
-        "Platform": platform.platform(),
-        "IntensityScale": request.scale.to_dict(),
-        "Units": request.section["target"]["units"],
-        "Warnings": report.warnings,
-        "Seconds": round(time.monotonic() - started, 2),
-    }
-    if understanding is not None:
-        record["Acquisition"] = {
-            "Factors": list(understanding.factors),
-            "ThickAxis": understanding.thick_axis,
-            "SliceThickness": understanding.thickness,
-            "Profile": request.section.get("slice_profile", "box"),
-        }
-    return record
-
-
-def _source(volume: Volume) -> dict[str, Any]:
-    path = Path(volume.source) if volume.source else None
-    if path is not None and path.is_file():
-        digest, what = hashlib.sha256(path.read_bytes()).hexdigest(), "file"
-    else:
-        digest, what = hashlib.sha256(np.ascontiguousarray(volume.data).tobytes()).hexdigest(), "voxels"
-    return {
-        "Name": path.name if path else None,
-        "Sha256": digest,
-        "Of": what,
-        "Shape": list(volume.spatial_shape),
-        "Spacing": [round(float(s), 6) for s in volume.spacing],
-        "Orientation": volume.orientation,
-    }
-
-
-def _mm(values: tuple[float, ...]) -> str:
-    return " x ".join(f"{value:.3g}" for value in values)
+        report.warning("tiles", f"Memory is short: the 3D network works in tiles of {mm(rule.tile)} voxels.")

@@ -17,8 +17,8 @@ from scorefusion.evaluation.translation.pairs import Pair, to_unit
 from scorefusion.inputs import ModelInputs
 from scorefusion.intensity import foreground_mask
 from scorefusion.model import Model, load_model
-from scorefusion.pipeline import FOREGROUND_MARGIN_MM
 from scorefusion.planes import Plane
+from scorefusion.preparation import FOREGROUND_MARGIN_MM
 from scorefusion.restore import NoiseField, SamplingPlan, restore
 from scorefusion.runtime import inference_settings, pick_device, pick_precision
 from scorefusion.volume import foreground_box
