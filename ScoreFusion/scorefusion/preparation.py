@@ -23,6 +23,7 @@ from scorefusion.volume import Volume, resample
 
 MIN_OVERLAP = 0.5  # share of the base volume that another condition must cover
 FOREGROUND_MARGIN_MM = 6.0
+CONSTANT_BACKGROUND = 0.05  # share of voxels at exactly the background's value from which a volume counts as masked
 _NO_INPUTS = ModelInputs(torch.zeros(1, 1, 1, 1, 1))
 
 
@@ -45,7 +46,7 @@ class Prepared:
     like: Volume | None = None
 
     def finish(self, mean: Tensor) -> tuple[Volume, dict[str, Any]]:
-        """Put the box back, make it agree with the measurement, return to the input's axes and units."""
+        """Put the box back, make it agree with the measurement (if any), return to the input's axes and units."""
         whole = self.base.clone()
         whole[at(self.box.slices)] = mean.to(whole)
         quality: dict[str, Any] = {}
@@ -55,7 +56,17 @@ class Prepared:
             half_range = 0.5 * (self.scale.high - self.scale.low)
             quality["measurement_residual_max"] = float(error.abs().max()) * half_range
             quality["measurement_residual_relative"] = float(error.abs().max()) / 2.0
+        else:
+            whole = self._magnitude(whole)
         return self._volume(self.output_scale.denormalise(whole)), quality
+
+    def _magnitude(self, whole: Tensor) -> Tensor:
+        """A new contrast is a magnitude image, too: nothing is darker than background, and where the base condition has
+        no signal at all (a stripped skull) there is none."""
+        emptied = self.base == -1.0
+        if float(emptied.float().mean()) > CONSTANT_BACKGROUND:
+            whole = whole.masked_fill(emptied, -1.0)
+        return whole.clamp(min=-1.0)
 
     def finish_deviation(self, deviation: Tensor | None) -> Volume | None:
         """The same for a standard deviation: zero outside the box, scaled but not shifted."""

@@ -338,6 +338,21 @@ class TestRules:
         assert isinstance(result.volume.grid, Grid)
 
 
+class TestMagnitude:
+    def test_outside_a_stripped_brain_there_is_nothing(self, translator: Bundle) -> None:
+        data = np.zeros((1, 24, 24, 24), np.float32)
+        data[:, 6:18, 6:18, 6:18] = np.random.default_rng(0).uniform(100, 900, (12, 12, 12))
+        stripped = _run({"t1": Volume(data, np.eye(4))}, translator).volume.data
+        low = translator.section["target"]["range"][0]
+        assert (stripped[data == 0] == low).all()
+        assert stripped[data > 0].std() > 0
+        assert stripped.min() >= low
+        noisy = Volume(data + np.random.default_rng(1).uniform(0, 30, data.shape).astype(np.float32), np.eye(4))
+        result = _run({"t1": noisy}, translator).volume.data
+        assert (result[data == 0] > low).any()
+        assert result.min() >= low
+
+
 class TestTwoConditions:
     """Plane networks of one condition each, fused: the common base is the first condition, the others are shifted."""
 
