@@ -33,9 +33,9 @@ prepare)
     "$python" -m scorefusion train "$@" --pack "$folder/data.safetensors" --pack-edge "${EDGE:-112}"
     "$python" -m pip download --quiet --no-deps --only-binary :all: --dest "$folder/wheels" \
         --platform "${PLATFORM:-manylinux2014_x86_64}" --python-version "${PYTHON_VERSION:-3.12}" \
-        monai lightning-fabric lightning-utilities pydantic \
-        "pydantic-core==$("$python" -c 'import pydantic_core; print(pydantic_core.__version__)')" \
-        annotated-types typing-inspection
+        $("$python" -c 'from importlib.metadata import version as v
+for name in "monai lightning-fabric lightning-utilities pydantic pydantic-core annotated-types typing-inspection".split():
+    print(f"{name}=={v(name)}")')
     du -sh "$folder"
     ;;
 run)
