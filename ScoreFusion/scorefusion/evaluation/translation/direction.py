@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scorefusion.bundle import Bundle
 from scorefusion.datasets.case import CONTRASTS, Case
@@ -95,13 +95,21 @@ class Direction:
 
 
 def common_direction(bundles: Sequence[Bundle]) -> Direction:
-    """The one direction of all models of a run: rows of one table are given the same and asked for the same."""
+    """The one direction of all models of a run: rows of one table are given the same and asked for the same.
+
+    What one of them cannot do without is needed by all.
+    """
     directions = [Direction.of(bundle) for bundle in bundles]
-    for bundle, direction in zip(bundles, directions, strict=True):
-        if direction != directions[0]:
+    needed = {each.name for direction in directions for each in direction.inputs if not each.optional}
+    common = [
+        Direction(tuple(replace(i, optional=i.name not in needed) for i in direction.inputs), direction.targets)
+        for direction in directions
+    ]
+    for bundle, direction, alike in zip(bundles, directions, common, strict=True):
+        if alike != common[0]:
             msg = (
                 f"model {bundle.id!r} translates {direction.title}, model {bundles[0].id!r} {directions[0].title}; "
                 "models in one table must have the same inputs and the same target: evaluate them in two runs"
             )
             raise RequestError(msg)
-    return directions[0]
+    return common[0]
