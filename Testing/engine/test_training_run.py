@@ -103,6 +103,7 @@ class TestSuperResolution:
         assert isinstance(model.rule, ScoreFusion)
         assert model.rule.prior is not None
         assert bundle.section["training"]["subjects"] == ["p0", "p1"]
+        assert str(tmp_path) not in json.dumps(bundle.metadata)  # where the scans lay is nobody's business
         assert bundle.section["training"]["recipe"]["seed"] == 0
         assert "Not measured yet" in bundle.card()
         coarse = read_volume(tmp_path / "p3_t1.nii.gz")
@@ -257,6 +258,9 @@ class TestTranslation:
         done = run_cli(a_study(both), "--out", tmp_path / "both", *warm)
         assert done.exit_code == 0, done.output
         assert (tmp_path / "both" / "prior" / "prior.safetensors").exists()
+        made = Bundle(tmp_path / "both" / "bundle" / "tiny-translate")
+        assert made.section["training"]["recipe"]["warm_start"] == ["tiny-t1", "tiny-t2"]
+        assert str(tmp_path) not in json.dumps(made.metadata)
 
         recipe = parse_recipe({**both, "warm_start": [str(folder) for folder in folders]}, "")
         fused = Run(recipe, tmp_path / "again", make_fabric(accelerator="cpu"), Reporter(), near=tmp_path).rule().eval()

@@ -331,11 +331,33 @@ class Recipe(_Part):
         """Planes of the ensemble."""
         return tuple(Plane(name) for name in self.networks.planes)
 
+    def to_share(self) -> dict[str, Any]:
+        """Plain values without the folders of this machine: files and models by their names."""
+        return without_folders(self.model_dump(mode="json"))
+
     def to_yaml(self) -> str:
         """Complete: every value, defaults included."""
         import yaml
 
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120))
+
+
+def without_folders(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values of a recipe with each path cut to its last part."""
+    shared: dict[str, Any] = dict(recipe)
+    start = shared.get("warm_start")
+    shared["warm_start"] = [Path(name).name for name in start] if isinstance(start, (list, tuple)) else _name(start)
+    shared["data"] = dict(shared["data"], datalist=Path(shared["data"]["datalist"]).name)
+    if shared["data"].get("synthetic"):
+        labels = [Path(name).name for name in shared["data"]["synthetic"]["labels"]]
+        shared["data"]["synthetic"] = dict(shared["data"]["synthetic"], labels=labels)
+    output = dict(shared["output"])
+    shared["output"] = output | {key: _name(output.get(key)) for key in ("card", "licence")}
+    return shared
+
+
+def _name(path: str | None) -> str | None:
+    return None if path is None else Path(path).name
 
 
 def known_recipes() -> list[str]:

@@ -293,7 +293,7 @@ class Run:
             rule = PlaneAverage(self.ensemble())
         folder = self.folder / "bundle" / self.recipe.name
         facts = {
-            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe": self.recipe.to_share(),
             "subjects": sorted({volume.subject for volume in self.volumes}),
             "volumes": {volume.name: volume.weight for volume in self.volumes},
             "seconds": {name: round(_seconds(self.folder / name)) for name in self.recipe.stages},

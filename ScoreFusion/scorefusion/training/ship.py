@@ -13,6 +13,7 @@ import typer
 
 from scorefusion.bundle import Bundle, write_bundle
 from scorefusion.cli.console import listening
+from scorefusion.training.recipe import without_folders
 
 LARGEST = 8_000_000  # bytes of a shipped bundle
 
@@ -30,6 +31,9 @@ def ship(source: Path, out: Path, card: str, licence: str, quality: dict[str, ob
         metadata["version"] = version
         metadata["changelog"] = {version: "see CHANGELOG.md"}
     metadata["scorefusion"]["quality"] = quality
+    training = metadata["scorefusion"].get("training", {})
+    if "recipe" in training:
+        training["recipe"] = without_folders(training["recipe"])
     states = {file: bundle.load_state_dict(file) for file in metadata["scorefusion"]["files"]}
     shipped = write_bundle(out, metadata, states, card, licence, overwrite=True)
     if shipped.size_bytes > LARGEST:
