@@ -57,16 +57,8 @@ class Prepared:
             quality["measurement_residual_max"] = float(error.abs().max()) * half_range
             quality["measurement_residual_relative"] = float(error.abs().max()) / 2.0
         else:
-            whole = self._magnitude(whole)
+            whole = as_magnitude(whole, self.base)
         return self._volume(self.output_scale.denormalise(whole)), quality
-
-    def _magnitude(self, whole: Tensor) -> Tensor:
-        """A new contrast is a magnitude image, too: nothing is darker than background, and where the base condition has
-        no signal at all (a stripped skull) there is none."""
-        emptied = self.base == -1.0
-        if float(emptied.float().mean()) > CONSTANT_BACKGROUND:
-            whole = whole.masked_fill(emptied, -1.0)
-        return whole.clamp(min=-1.0)
 
     def finish_deviation(self, deviation: Tensor | None) -> Volume | None:
         """The same for a standard deviation: zero outside the box, scaled but not shifted."""
@@ -96,6 +88,20 @@ class Prepared:
         contrast = self.like.contrast if self.like and self.section["target"].get("same_contrast_as") else name
         canonical = Volume(data[0].numpy().astype(np.float32), self.target.affine, contrast=contrast)
         return self.reorientation.invert(canonical)
+
+
+def as_magnitude(whole: Tensor, base: Tensor) -> Tensor:
+    """A new contrast is a magnitude image, too: nothing is darker than background, and where the base condition has no
+    signal at all (outside a stripped brain) there is none.
+
+    Args:
+        whole: any shape, normalised: background is -1.
+        base: the first condition, same shape.
+    """
+    emptied = base == -1.0
+    if float(emptied.float().mean()) > CONSTANT_BACKGROUND:
+        whole = whole.masked_fill(emptied, -1.0)
+    return whole.clamp(min=-1.0)
 
 
 def prepare(

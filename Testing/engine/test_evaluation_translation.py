@@ -573,7 +573,7 @@ class TestCommand:
             (["--suite", "translation-test", "--model", "SR"], "super_resolution model"),
             (["LIST", "--model", "SR", "--model", "T"], "a run of its own"),
             (["LIST", "--model", "T", "--setting", "iso4"], "--setting is for super-resolution"),
-            (["LIST", "--suite", "translation-val", "--model", "T"], "not both"),
+            (["LIST", "--suite", "translation-val", "--model", "T"], "has no openms_19 in split"),
             (["LIST", "--model", "T", "--fold-model", "P1=T"], "not both"),
         ],
     )

@@ -18,7 +18,7 @@ from scorefusion.inputs import ModelInputs
 from scorefusion.intensity import foreground_mask
 from scorefusion.model import Model, load_model
 from scorefusion.planes import Plane
-from scorefusion.preparation import FOREGROUND_MARGIN_MM
+from scorefusion.preparation import FOREGROUND_MARGIN_MM, as_magnitude
 from scorefusion.restore import NoiseField, SamplingPlan, restore
 from scorefusion.runtime import inference_settings, pick_device, pick_precision
 from scorefusion.volume import foreground_box
@@ -100,6 +100,7 @@ def run_rule(model: Model, rule: str, plan: SamplingPlan, seed: int, device: tor
             plan,
             NoiseField(shape, seed, box.slices),
         )
-    whole = next(iter(pair.sources.values())).clone()
+    base = next(iter(pair.sources.values()))
+    whole = base.clone()
     whole[box.slices] = result.mean[0, 0].cpu()
-    return to_unit(whole)
+    return to_unit(as_magnitude(whole, base))

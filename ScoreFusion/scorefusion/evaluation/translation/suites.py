@@ -110,7 +110,7 @@ def named_pair_suite(name: str, folder: Path | None = None, datalist: Path | Non
     split = _SPLITS.get(name, "leave one out")
     for subject in wanted:
         if subject not in home or (name in _SPLITS and home[subject][0] != split):
-            msg = f"the test data has no {subject} in split {split!r}, which suite {name!r} asks for"
+            msg = f"{source.name} has no {subject} in split {split!r}, which suite {name!r} asks for"
             raise RequestError(msg)
     cases = tuple(home[subject][1] for subject in wanted)
     # Left out one at a time, those of other splits teach each other; the other persons of the test split teach nobody.
