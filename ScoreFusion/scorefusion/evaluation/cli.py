@@ -50,7 +50,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="A named suite of the project's test data: test or val; for translation models translation-test, "
-            "translation-val, translation-loso or jif-test."
+            "translation-val, translation-loso or jif-test; these take their volumes from DATALIST if one is given."
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Which part of the datalist: train, val or test.")] = "test",
