@@ -14,7 +14,7 @@ from scorefusion.errors import RequestError, ScoreFusionError
 from scorefusion.memory import available_memory
 from scorefusion.runtime import pick_device, pick_precision
 from scorefusion.training.networks import make_ensemble, make_fusion, make_volume
-from scorefusion.training.packed import SUFFIX, unpack
+from scorefusion.training.packed import PackedData, open_packed
 from scorefusion.training.recipe import Recipe, Stage
 from scorefusion.training.run import FUSED
 from scorefusion.training.throughput import BACKWARD, convolution_rate, step_flops
@@ -94,13 +94,14 @@ def check_recipe(recipe: Recipe, near: Path | None = None) -> CheckReport:
 
 
 def _check_data(recipe: Recipe, near: Path | None, report: CheckReport) -> None:
-    if recipe.data.datalist.endswith(SUFFIX):
-        _check_packed(recipe, near, report)
-        return
     try:
-        datalist = open_datalist(recipe, near, strict=False)
+        packed = open_packed(recipe, near)
+        datalist = open_datalist(recipe, near, strict=False) if packed is None else None
     except ScoreFusionError as error:
         report.problems.append(Problem("error", "data.datalist", str(error)))
+        return
+    if packed is not None:
+        _describe_packed(packed, report)
         return
     if datalist is None:
         report.facts.append("data: synthetic heads only")
@@ -125,12 +126,7 @@ def _check_data(recipe: Recipe, near: Path | None, report: CheckReport) -> None:
             )
 
 
-def _check_packed(recipe: Recipe, near: Path | None, report: CheckReport) -> None:
-    try:
-        packed = unpack((near or Path()) / recipe.data.datalist)
-    except ScoreFusionError as error:
-        report.problems.append(Problem("error", "data.datalist", str(error)))
-        return
+def _describe_packed(packed: PackedData, report: CheckReport) -> None:
     for split, volumes in (("train", packed.train), ("val", packed.val)):
         people = len({volume.subject for volume in volumes})
         report.facts.append(f"{split}: {len(volumes)} packed volumes of {people} persons")

@@ -1,8 +1,7 @@
 """Training data in one file: the scans as `load_volumes` makes them, and the tissue maps of the generator.
 
 For a machine that has a GPU for half an hour but neither the scans nor the packages that read them: it needs numpy and
-safetensors only. Intensities are kept in 8 bits, an error of 0.3 % of the range, a fifth of the noise of the cleanest
-scans; volumes may be cut to what fits.
+safetensors only. Intensities are kept in 8 bits, off by at most 0.3 % of the range; volumes may be cut to what fits.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from safetensors.numpy import save_file
 
 from scorefusion.errors import RequestError
 from scorefusion.synthesis.labels import LabelMap
+from scorefusion.training.recipe import Recipe
 from scorefusion.training.volumes import TrainingVolume
 
 SUFFIX = ".safetensors"
@@ -111,6 +111,23 @@ def unpack(path: Path) -> PackedData:
         msg = f"{path} cannot be read as packed training data ({error}); make it anew: scorefusion train RECIPE --pack"
         raise RequestError(msg) from error
     return PackedData(tuple(splits["train"]), tuple(splits["val"]), tuple(labels))
+
+
+def open_packed(recipe: Recipe, folder: Path | None = None) -> PackedData | None:
+    """The recipe's data where one file holds it all, else None; `folder` is what its relative path counts from.
+
+    Raises:
+        RequestError: it is no such file, or was packed for other conditions.
+    """
+    if not recipe.data.datalist.endswith(SUFFIX):
+        return None
+    packed = unpack((folder or Path()) / recipe.data.datalist)
+    channels = 1 + sum(not condition.coarse for condition in recipe.conditions)
+    unfit = [volume.name for volume in packed.train if len(volume.contrasts) != channels]
+    if unfit:
+        msg = f"{recipe.data.datalist} was packed for other conditions than the recipe's ({unfit[0]})"
+        raise RequestError(msg)
+    return packed
 
 
 def without(volumes: Iterable[TrainingVolume], persons: Sequence[str]) -> list[TrainingVolume]:

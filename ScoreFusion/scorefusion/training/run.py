@@ -29,7 +29,7 @@ from scorefusion.training.examine import gain_over_base, picture, save_picture
 from scorefusion.training.export import export_bundle
 from scorefusion.training.losses import Crop, FusionLoss, JointLoss, PlaneLoss, VolumeLoss
 from scorefusion.training.networks import make_ensemble, make_fusion, make_volume, warm_start, warm_start_conditions
-from scorefusion.training.packed import SUFFIX, PackedData, pack, unpack, without
+from scorefusion.training.packed import PackedData, open_packed, pack, without
 from scorefusion.training.prior import GramMatrices, fit_prior, gram_matrix
 from scorefusion.training.recipe import Recipe, Stage, read_recipe
 from scorefusion.training.trainer import Trainer, generator_for, load_average
@@ -78,16 +78,8 @@ class Run:
 
     @cached_property
     def _packed(self) -> PackedData | None:
-        """The data, where the recipe names one file that holds it all."""
-        if not self.recipe.data.datalist.endswith(SUFFIX):
-            return None
-        packed = unpack((self.near or Path()) / self.recipe.data.datalist)
-        channels = 1 + sum(not condition.coarse for condition in self.recipe.conditions)
-        unfit = [volume.name for volume in packed.train if len(volume.contrasts) != channels]
-        if unfit:
-            msg = f"{self.recipe.data.datalist} was packed for other conditions than the recipe's ({unfit[0]})"
-            raise RequestError(msg)
-        return packed
+        """The data, where the recipe names one file that holds it all; read once."""
+        return open_packed(self.recipe, self.near)
 
     @cached_property
     def _cases(self) -> dict[str, tuple[Case, ...]]:
@@ -212,8 +204,10 @@ class Run:
             return
         if len(bundles) == 1:
             taken = warm_start(module, bundles[0])
+        elif isinstance(module, PlaneEnsemble):
+            taken = warm_start_conditions(module, bundles)
         else:
-            taken = warm_start_conditions(module if isinstance(module, PlaneEnsemble) else module.ensemble, bundles)
+            return  # its ensemble has taken all that there is: models of one condition have no common fusion network
         self.reporter.log(f"warm start from {', '.join(self.recipe.warm_starts)}: {taken}")
 
     # -- the stages
