@@ -144,7 +144,7 @@ class PlaneEnsemble(nn.Module):
         shift = None  # a member with the common base sees x_t as it is
         seen = x_t
         if base != inputs.available[0]:
-            shift = 0.5 * self.rule.residual_gain * (inputs.base - inputs.conditions[:, base : base + 1])
+            shift = 0.5 * self.rule.residual_gain * (inputs.base - inputs.base_of(base))
             seen = rebase(x_t, shift, alpha_bar)
 
         num_slices = x_t.shape[2 + plane.axis]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefusion.acquisition import Acquisition
+from scorefusion.intensity_curve import IntensityCurve
 from scorefusion.planes import Plane, position_channels, slabs_along
 from scorefusion.schedule import Prediction
 from scorefusion.unet import pad_to_multiple
@@ -33,12 +34,14 @@ class ModelInputs:
         acquisition: `(B, 6)` log2 of factor and width along i, j, k; None = measured as it is.
         present: which conditions are there; None = all.
         position: `(B or 1, 3, I, J, K)` coordinates in [-1, 1]; None = of this volume. Given when this is a crop.
+        curves: one a condition, where the base is a mapped condition; None = the base is the condition itself.
     """
 
     conditions: Tensor
     acquisition: Tensor | None = None
     present: tuple[bool, ...] | None = None
     position: Tensor | None = None
+    curves: tuple[IntensityCurve, ...] | None = None
 
     @property
     def available(self) -> tuple[int, ...]:
@@ -46,11 +49,15 @@ class ModelInputs:
         count = self.conditions.shape[1]
         return tuple(i for i in range(count) if self.present is None or self.present[i])
 
-    @property
+    @cached_property
     def base(self) -> Tensor:
-        """`(B, 1, I, J, K)` the first condition present: what the residual is added to."""
-        first = self.available[0]
-        return self.conditions[:, first : first + 1]
+        """`(B, 1, I, J, K)` the base of the first condition present: what the residual is added to."""
+        return self.base_of(self.available[0])
+
+    def base_of(self, index: int) -> Tensor:
+        """`(B, 1, I, J, K)` what a residual would be added to if condition `index` were the first one."""
+        condition = self.conditions[:, index : index + 1]
+        return condition if self.curves is None else self.curves[index](condition)
 
     @cached_property
     def foreground(self) -> Tensor:

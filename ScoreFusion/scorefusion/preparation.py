@@ -16,6 +16,7 @@ from scorefusion.errors import GeometryError, RequestError
 from scorefusion.grid import Box, Grid, Reorientation, foreground_box, overlap_fraction
 from scorefusion.inputs import ModelInputs, acquisition_vector
 from scorefusion.intensity import IntensityScale, fit_intensity_scale, foreground_mask
+from scorefusion.intensity_curve import read_curves
 from scorefusion.progress import Reporter
 from scorefusion.restore import base_image
 from scorefusion.unet import at
@@ -239,4 +240,4 @@ def _model_inputs(
         scale = fit_intensity_scale(volume.data)
         channels.append(torch.from_numpy(np.ascontiguousarray(scale.normalise(moved.data)))[None])
     vector = None if state.box_acquisition is None else acquisition_vector(state.box_acquisition)
-    return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present))
+    return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present), curves=read_curves(state.section))

@@ -140,7 +140,7 @@ def train(out: Path, minutes: float, only: str, persons: str) -> None:
         assert bundle is not None
         model = open_model(bundle)
         plan = SamplingPlan.from_preset(bundle.section["presets"]["fast"])
-        rule = model.choose_rule("volume" if "no planes" in name else "average")
+        rule = model.choose_rule("volume" if bundle.volume_kind else "average")
         scores = [score(model, rule, plan, setting, persons) for setting in SETTINGS]
         print(row(name, scores), flush=True)  # noqa: T201
         figures[name] = [vars(s) for s in scores]

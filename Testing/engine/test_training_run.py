@@ -23,6 +23,8 @@ from scorefusion.bundle import Bundle
 from scorefusion.errors import RequestError
 from scorefusion.fusion import PlaneAverage, ScoreFusion, VolumeOnly
 from scorefusion.inputs import ModelInputs
+from scorefusion.intensity import fit_intensity_scale
+from scorefusion.intensity_curve import IntensityCurve
 from scorefusion.model import load_model
 from scorefusion.pipeline import translate
 from scorefusion.progress import Reporter
@@ -241,6 +243,24 @@ class TestTranslation:
         assert result.volume.data.shape == both["t1"].data.shape
         alone = translate({"t1": both["t1"]}, model=str(bundle.folder), preset="fast", device="cpu")
         assert np.isfinite(alone.volume.data).all()
+
+    def test_a_mapped_base_is_the_same_in_training_and_in_use(self, a_study, tmp_path):
+        """The networks' first word is nothing: an untrained model gives the curve of its training scans."""
+        networks = {**TRANSLATION["networks"], "base": "mapped_condition"}
+        stages = {"planes": {"steps": 1, "blocks": 1, "slices": 1, "learning_rate": 1e-9}}
+        content = {**TRANSLATION, "networks": networks, "stages": stages}
+        done = run_cli(a_study(content), "--out", tmp_path / "run")
+        assert done.exit_code == 0, done.output
+        bundle = Bundle(tmp_path / "run" / "bundle" / "tiny-translate")
+        curves = json.loads((tmp_path / "run" / "curves.json").read_text())
+        assert bundle.section["base_curves"] == curves
+        assert len(curves) == 2
+        t1 = read_volume(tmp_path / "p3_t1.nii.gz")
+        result = translate({"t1": t1}, model=str(bundle.folder), preset="fast", device="cpu")
+        source = torch.from_numpy(fit_intensity_scale(t1.data).normalise(t1.data[0]))
+        expected = IntensityCurve(tuple(curves[0]))(source)
+        got, inside = torch.from_numpy(result.volume.data[0]) / 500.0 - 1.0, source > -0.9
+        torch.testing.assert_close(got[inside], expected[inside], atol=5e-3, rtol=0)
 
     def test_models_of_single_conditions_become_the_ensembles_of_one(self, a_study, tmp_path):
         """Weights by noise level are fitted, too, and a fresh fusion says the mean of what the models say alone."""

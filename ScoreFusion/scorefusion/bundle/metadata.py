@@ -13,7 +13,7 @@ FORMAT_VERSION = 1
 """Of the ``scorefusion`` section. Raised only when an older ScoreFusion would misread a newer bundle."""
 
 TASKS = ("super_resolution", "translation")
-BASES = ("back_projection", "cubic", "linear", "nearest", "condition")
+BASES = ("back_projection", "cubic", "linear", "nearest", "condition", "mapped_condition")
 PROFILES = ("box", "gaussian")
 PLANES = ("sagittal", "coronal", "axial")
 SCHEDULES = ("cosine", "linear")
@@ -124,6 +124,9 @@ def _check_section(checker: _Checker, section: dict[str, Any]) -> None:
     check(section, top, "licence", _is_text, "the licence's name")
 
     conditions = _check_conditions(checker, section)
+    if section.get("base") == "mapped_condition":
+        each = len(conditions)
+        check(section, top, "base_curves", _are_curves(each), f"{each} lists (one a condition) of at least two numbers")
     _check_target(checker, section, conditions)
     files = _check_files(checker, section)
     steps = _check_schedule(checker, section)
@@ -333,6 +336,14 @@ def _are_numbers(count: int, positive: bool = False) -> Callable[[Any], bool]:
         isinstance(value, list)
         and len(value) == count
         and all(_is_number(item) and (item > 0 or not positive) for item in value)
+    )
+
+
+def _are_curves(count: int) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(curve, list) and len(curve) > 1 and _are_numbers(len(curve))(curve) for curve in value)
     )
 
 

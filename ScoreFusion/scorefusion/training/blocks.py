@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from scorefusion.acquisition import Acquisition, AxisSampling, Profile
 from scorefusion.inputs import ModelInputs, acquisition_vector
+from scorefusion.intensity_curve import IntensityCurve
 from scorefusion.planes import Plane, position_channels
 from scorefusion.synthesis import artefacts
 from scorefusion.training.recipe import Augmentation, Recipe, Scanners
@@ -49,6 +51,7 @@ class Block:
         present: which conditions are there; None = all.
         planes: planes that can be cut (a single slice has one).
         position: `(3, I, J, K)` coordinates in the whole head, where the networks are shown them.
+        curves: one a condition, where the base is a mapped condition.
     """
 
     conditions: Tensor
@@ -59,18 +62,19 @@ class Block:
     present: tuple[bool, ...] | None = None
     planes: tuple[Plane, ...] = tuple(Plane)
     position: Tensor | None = None
+    curves: tuple[IntensityCurve, ...] | None = None
 
     @property
     def base(self) -> Tensor:
         """`(1, I, J, K)`."""
-        return self.conditions[:1]
+        return self.inputs.base[0]
 
-    @property
+    @cached_property
     def inputs(self) -> ModelInputs:
         """As the networks take it, a batch of one."""
         known = None if self.acquisition is None else self.acquisition[None]
         position = None if self.position is None else self.position[None]
-        return ModelInputs(self.conditions[None], known, self.present, position)
+        return ModelInputs(self.conditions[None], known, self.present, position, self.curves)
 
 
 class BlockSource:
@@ -83,6 +87,7 @@ class BlockSource:
         generator: of synthetic heads, drawn with chance `recipe.data.synthetic.share`.
         augment: False for validation.
         device: where blocks are made and stay.
+        curves: one a condition, where the recipe's base is a mapped condition.
     """
 
     def __init__(
@@ -93,8 +98,10 @@ class BlockSource:
         generator: ContrastGenerator | None = None,
         augment: bool = True,
         device: torch.device | str = "cpu",
+        curves: tuple[IntensityCurve, ...] | None = None,
     ) -> None:
         self.recipe, self.volumes, self.generator = recipe, volumes, generator
+        self.curves = curves
         self.device = torch.device(device)
         self.augment = augment
         weights = np.array([volume.weight for volume in volumes])
@@ -140,6 +147,10 @@ class BlockSource:
             image = SpatialPad(full, method="end", mode="replicate")(image)
         return _Cut(torch.as_tensor(image).contiguous(), volume.sharp_axes, tuple(start), whole)
 
+    def synthetic_head(self, number: int) -> Tensor:
+        """Conditions and target of a head from the generator alone, `(C, I, J, K)` in about [-1, 1]."""
+        return self._synthetic(np.random.default_rng([self.recipe.seed, number])).image
+
     def _synthetic(self, rng: np.random.Generator) -> _Cut:
         assert self.generator is not None
         images = self.generator.draw(int(rng.integers(2**31))).images
@@ -166,21 +177,23 @@ class BlockSource:
         if self.recipe.task == "super_resolution":
             operator = draw_acquisition(self.recipe.data.acquisition, _triple(target.shape[1:]), rng, cut.sharp_axes)
             conditions = torch.cat([self._base(operator, target), conditions])
-        residual = 0.5 * gain * (target - conditions[:1])
+        base = conditions[:1] if self.curves is None else self.curves[0](conditions[:1])
+        residual = 0.5 * gain * (target - base)
         weight = 1.0
         if self.recipe.networks.prediction == "clean":  # noise and v have the same power in every block
             weight = 1.0 / (float(residual.square().mean()) + 0.02)
         planes = tuple(p for p in self.recipe.planes if min(target.shape[1 + a] for a in p.in_plane_axes) > 1)
         position = cut.position() if self.recipe.networks.position else None
         known = None if operator is None else acquisition_vector(operator)[0].to(self.device)
-        return Block(conditions, residual, weight, known, operator, self._presence(rng), planes, position)
+        return Block(conditions, residual, weight, known, operator, self._presence(rng), planes, position, self.curves)
 
     def _base(self, operator: Acquisition, target: Tensor) -> Tensor:
-        measured = operator.forward(target[None])
-        if self.recipe.networks.base == "back_projection":
+        measured, base = operator.forward(target[None]), self.recipe.networks.base
+        if base == "back_projection":
             return operator.back_project(measured, self.recipe.networks.base_rounds)[0]
-        assert self.recipe.networks.base != "condition"  # the recipe sees to it
-        return operator.upsample(measured, self.recipe.networks.base)[0]
+        assert base != "condition"  # the recipe sees to it
+        assert base != "mapped_condition"
+        return operator.upsample(measured, base)[0]
 
     def _presence(self, rng: np.random.Generator) -> tuple[bool, ...] | None:
         optional = [condition.optional for condition in self.recipe.conditions]

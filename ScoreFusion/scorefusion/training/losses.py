@@ -126,7 +126,7 @@ def own_base_shift(block: Block, member: Member, gain: float) -> Tensor | None:
     base = next(index for index in member.conditions if index in available)
     if base == available[0]:
         return None
-    return 0.5 * gain * (block.conditions[available[0]] - block.conditions[base])[None]
+    return 0.5 * gain * (block.inputs.base - block.inputs.base_of(base))[0]
 
 
 def _slab(ensemble: PlaneEnsemble, x_t: Tensor, block: Block, member: Member, index: int) -> Tensor:

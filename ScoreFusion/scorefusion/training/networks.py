@@ -99,21 +99,25 @@ class WarmStart:
         return f"{self.taken} tensors taken over, {self.left} of ours start afresh"
 
 
-def warm_start(module: nn.Module, bundle: Bundle) -> WarmStart:
+def warm_start(module: nn.Module, bundle: Bundle, base: str | None = None) -> WarmStart:
     """Copy whatever has the same name and shape in a bundle's model into `module` (an ensemble or a rule).
+
+    Args:
+        base: of the recipe. If the bundle has another one, its last layers speak of another residual and are not taken.
 
     Raises:
         RequestError: less than half of it fits (biases of equal length are no common ground).
     """
-    return _take_over(module, _named(load_model(bundle).rule), bundle)
+    return _take_over(module, _named(load_model(bundle).rule), bundle, base)
 
 
-def warm_start_conditions(ensemble: PlaneEnsemble, bundles: Sequence[Bundle]) -> WarmStart:
+def warm_start_conditions(ensemble: PlaneEnsemble, bundles: Sequence[Bundle], base: str | None = None) -> WarmStart:
     """Plane networks of an ensemble for each condition, each condition's from a model that was trained on it alone.
 
     Args:
         ensemble: made with `networks.per_condition`.
         bundles: one for each condition, in the recipe's order, with the same planes and the same sharing.
+        base: as of `warm_start`.
 
     Raises:
         RequestError: a bundle's plane networks are not as many, or not of the recipe's sizes.
@@ -126,14 +130,16 @@ def warm_start_conditions(ensemble: PlaneEnsemble, bundles: Sequence[Bundle]) ->
             msg = f"warm start: model {bundle.id!r} has {len(networks)} plane networks, the recipe {each} a condition"
             raise RequestError(msg)
         for own, source in zip(ensemble.plane_networks[index * each : (index + 1) * each], networks, strict=True):
-            taken += _take_over(own, dict(source.state_dict()), bundle).taken
+            taken += _take_over(own, dict(source.state_dict()), bundle, base).taken
     return WarmStart(taken, len(ensemble.state_dict()) - taken)
 
 
-def _take_over(module: nn.Module, available: Mapping[str, Tensor], bundle: Bundle) -> WarmStart:
+def _take_over(module: nn.Module, available: Mapping[str, Tensor], bundle: Bundle, base: str | None) -> WarmStart:
     own = _named(module)
     source = {name: value for name, value in available.items() if name in own}
     taken = {name: value for name, value in source.items() if own[name].shape == value.shape}
+    if base not in (None, bundle.section["base"]):
+        taken = {name: value for name, value in taken.items() if "head" not in name.split(".")}
     if len(taken) <= len(source) // 2:
         msg = f"warm start: model {bundle.id!r} has no network of the recipe's sizes; its weights cannot be taken over"
         raise RequestError(msg)

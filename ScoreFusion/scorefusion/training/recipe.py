@@ -69,6 +69,9 @@ class Networks(_Part):
         features: inject the plane networks' features into the fusion network.
         prior: weights by acquisition under the fusion network.
         kind: what a 3D network alone does (stage `volume`): "diffusion", or "regression" without noise.
+        base: what the residual is added to: of a super-resolution model the coarse scan on the fine grid, by this
+            method; of a translation model its first condition, or that one "mapped" by the mean brightness that the
+            target has at each brightness of it (measured on the training data).
     """
 
     size: Literal["compact", "paper"] = "compact"
@@ -86,7 +89,7 @@ class Networks(_Part):
     foreground: bool = True
     prediction: Literal["clean", "noise", "v"] = "clean"
     residual_gain: float = Field(8.0, gt=0)
-    base: Literal["back_projection", "cubic", "linear", "nearest", "condition"] = "back_projection"
+    base: Literal["back_projection", "cubic", "linear", "nearest", "condition", "mapped_condition"] = "back_projection"
     base_rounds: int = Field(6, ge=0)
     schedule: Literal["cosine", "linear"] = "cosine"
     timesteps: int = Field(1000, ge=10)
@@ -265,8 +268,8 @@ class Recipe(_Part):
         if self.conditions[0].optional:
             msg = "conditions: the first one is the base and cannot be optional"
             raise ValueError(msg)
-        if (self.task == "translation") != (self.networks.base == "condition"):
-            msg = "networks.base: 'condition' belongs to translation, and translation to it"
+        if (self.task == "translation") != self.networks.base.endswith("condition"):
+            msg = "networks.base: 'condition' and 'mapped_condition' belong to translation, and translation to them"
             raise ValueError(msg)
         if "volume" in self.stages and len(self.stages) > 1:
             msg = "stages: 'volume' trains a 3D network alone; give it a recipe of its own"

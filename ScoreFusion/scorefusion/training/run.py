@@ -2,6 +2,7 @@
 
 RUN/recipe.yaml            the complete recipe
 RUN/<stage>/state.ckpt     to go on; average.safetensors, log.csv, tensorboard/, pictures/ beside it
+RUN/curves.json            of a mapped condition
 RUN/bundle/<name>          the model
 """
 
@@ -22,9 +23,11 @@ from scorefusion.datasets.case import Case
 from scorefusion.ensemble import PlaneEnsemble
 from scorefusion.errors import RequestError
 from scorefusion.fusion import FusionRule, PlaneAverage, ScoreFusion, VolumeOnly
+from scorefusion.intensity_curve import IntensityCurve
 from scorefusion.progress import Reporter
 from scorefusion.runtime import pick_precision
 from scorefusion.training.blocks import Block, BlockSource, Pool
+from scorefusion.training.curves import find_curves
 from scorefusion.training.examine import gain_over_base, picture, save_picture
 from scorefusion.training.export import export_bundle
 from scorefusion.training.losses import Crop, FusionLoss, JointLoss, PlaneLoss, VolumeLoss
@@ -109,8 +112,20 @@ class Run:
         """A few blocks of the validation split (of the training split if there is none): the same at every look."""
         volumes = self.validation_volumes or self.volumes
         edge = min(VALIDATION_EDGE, *self.recipe.data.block)
-        source = BlockSource(self.recipe, volumes, (edge,) * 3, self._generator((edge,) * 3), augment=False)
+        source = BlockSource(
+            self.recipe, volumes, (edge,) * 3, self._generator((edge,) * 3), augment=False, curves=self.curves
+        )
         return [source.draw(number, VALIDATION_STREAM) for number in range(VALIDATION_BLOCKS)]
+
+    @cached_property
+    def curves(self) -> tuple[IntensityCurve, ...] | None:
+        """Of a mapped condition, one a condition; None for any other base."""
+        if self.recipe.networks.base != "mapped_condition":
+            return None
+        edge = min(VALIDATION_EDGE, *self.recipe.data.block)
+        names = [condition.name for condition in self.recipe.conditions]
+        heads = BlockSource(self.recipe, (), (edge,) * 3, self._generator((edge,) * 3), augment=False)
+        return find_curves(self.folder / "curves.json", self.volumes, names, heads.synthetic_head)
 
     def _generator(self, shape: tuple[int, int, int]) -> Any:
         """Of synthetic heads, if the recipe wants them."""
@@ -135,9 +150,9 @@ class Run:
         """Training blocks of a stage; stage `volumes` takes whole volumes, and no synthetic heads."""
         device = self.fabric.device
         if name == "volumes":
-            return BlockSource(self.recipe, self.volumes, None, device=device)
+            return BlockSource(self.recipe, self.volumes, None, device=device, curves=self.curves)
         shape = self.recipe.data.block if stage.crop is None else (stage.crop,) * 3
-        return BlockSource(self.recipe, self.volumes, shape, self._generator(shape), device=device)
+        return BlockSource(self.recipe, self.volumes, shape, self._generator(shape), device=device, curves=self.curves)
 
     def train(
         self, name: str, stage: Stage, loss: torch.nn.Module, rule: FusionRule, make: Callable[[int, int], Any]
@@ -203,9 +218,9 @@ class Run:
         if not bundles:
             return
         if len(bundles) == 1:
-            taken = warm_start(module, bundles[0])
+            taken = warm_start(module, bundles[0], self.recipe.networks.base)
         elif isinstance(module, PlaneEnsemble):
-            taken = warm_start_conditions(module, bundles)
+            taken = warm_start_conditions(module, bundles, self.recipe.networks.base)
         else:
             return  # its ensemble has taken all that there is: models of one condition have no common fusion network
         self.reporter.log(f"warm start from {', '.join(self.recipe.warm_starts)}: {taken}")
@@ -294,7 +309,7 @@ class Run:
             "device": str(self.fabric.device),
             "processes": self.fabric.world_size,
         }
-        bundle = export_bundle(self.recipe, rule.eval(), folder, facts, near=self.near)
+        bundle = export_bundle(self.recipe, rule.eval(), folder, facts, near=self.near, curves=self.curves)
         self.reporter.log(f"bundle: {folder} ({bundle.size_bytes / 1e6:.1f} MB)")
         return bundle
 

@@ -16,6 +16,7 @@ from scorefusion.evaluation.translation.methods import Translator
 from scorefusion.evaluation.translation.pairs import Pair, to_unit
 from scorefusion.inputs import ModelInputs
 from scorefusion.intensity import foreground_mask
+from scorefusion.intensity_curve import read_curves
 from scorefusion.model import Model, load_model
 from scorefusion.planes import Plane
 from scorefusion.preparation import FOREGROUND_MARGIN_MM, as_magnitude
@@ -96,7 +97,7 @@ def run_rule(model: Model, rule: str, plan: SamplingPlan, seed: int, device: tor
         result = restore(
             model.choose_rule(rule),
             model.schedule,
-            ModelInputs(conditions, present=present),
+            ModelInputs(conditions, present=present, curves=read_curves(model.section)),
             plan,
             NoiseField(shape, seed, box.slices),
         )

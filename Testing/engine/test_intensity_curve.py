@@ -1,0 +1,142 @@
+"""The base of a translation: one contrast's brightness as another's, by a curve."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_ensemble, tiny_metadata, tiny_states, write_tiny_bundle
+
+from scorefusion.bundle import write_bundle
+from scorefusion.errors import BundleError, RequestError
+from scorefusion.fusion import InputRule, PlaneAverage
+from scorefusion.inputs import ModelInputs
+from scorefusion.intensity import fit_intensity_scale
+from scorefusion.intensity_curve import IntensityCurve, read_curves
+from scorefusion.pipeline import translate
+from scorefusion.training.curves import find_curves
+from scorefusion.training.networks import make_ensemble, warm_start
+from scorefusion.training.recipe import parse_recipe
+from scorefusion.training.volumes import TrainingVolume
+
+BENT = IntensityCurve((-1.0, 0.8, 0.3, -0.2, -0.5))
+
+
+class TestCurve:
+    def test_agrees_with_numpy_and_holds_beyond_the_ends(self):
+        x = torch.linspace(-1.7, 1.9, 501)
+        expected = np.interp(x.numpy(), np.linspace(-1, 1, 5), BENT.values)
+        np.testing.assert_allclose(BENT(x).numpy(), expected, atol=1e-6)
+        assert BENT(torch.zeros(2, 1, 3, 4, 5)).shape == (2, 1, 3, 4, 5)
+
+    def test_fit_finds_a_curve_through_noise(self):
+        rng = torch.Generator().manual_seed(0)
+        x = torch.rand(40_000, generator=rng) * 2 - 1
+        y = BENT(x) + 0.1 * torch.randn(40_000, generator=rng)
+        found = IntensityCurve.fit([(x, y)], knots=5)
+        np.testing.assert_allclose(found.values, BENT.values, atol=0.02)
+
+    def test_every_person_counts_the_same_however_many_voxels(self):
+        few, many = torch.full((10,), 0.5), torch.full((10_000,), 0.5)
+        found = IntensityCurve.fit([(few, few * 0), (many, many * 0 + 1)], knots=5)
+        assert float(found(torch.tensor(0.5))) == pytest.approx(0.5, abs=0.01)
+
+    def test_background_stays_and_brightness_never_seen_follows_its_neighbours(self):
+        x = torch.linspace(-0.2, 0.4, 1000)
+        found = IntensityCurve.fit([(x, 0.5 * x)])
+        assert found.values[0] == -1.0
+        assert float(found(torch.tensor(1.0))) == pytest.approx(0.5, abs=0.1)
+        assert np.isfinite(found.values).all()
+
+
+class TestBase:
+    def test_inputs_map_the_first_condition_that_is_there(self):
+        conditions = torch.rand(1, 2, 4, 4, 4) * 2 - 1
+        identity = IntensityCurve((-1.0, 1.0))
+        both = ModelInputs(conditions, curves=(BENT, identity))
+        assert torch.equal(both.base, BENT(conditions[:, :1]))
+        alone = ModelInputs(conditions, present=(False, True), curves=(BENT, identity))
+        torch.testing.assert_close(alone.base, conditions[:, 1:])
+        assert torch.equal(ModelInputs(conditions).base, conditions[:, :1])
+
+    @pytest.mark.parametrize("groups", [((0,),), ((0,), (1,))])
+    def test_networks_that_say_nothing_give_the_mapped_condition(self, tmp_path, groups, make_volume):
+        rule = InputRule(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+        ensemble = tiny_ensemble(rule, groups=groups, std=0.0)
+        names = ["t1", "t2"][: len(groups)]
+        keys = {"base": "mapped_condition", "base_curves": [list(BENT.values)] * len(groups)}
+        bundle = write_tiny_bundle(tmp_path / "b", PlaneAverage(ensemble), names, "translation", **keys)
+        t1 = make_volume((24, 20, 22), seed=3)
+        result = translate(dict.fromkeys(names, t1), model=str(bundle.folder), device="cpu")
+        normalised = result.volume.data[0] / 500.0 - 1.0
+        source = torch.from_numpy(fit_intensity_scale(t1.data).normalise(t1.data[0]))
+        inside = source > -0.9
+        torch.testing.assert_close(torch.from_numpy(normalised)[inside], BENT(source)[inside], atol=2e-3, rtol=0)
+
+    def test_metadata_without_curves_is_refused(self, tmp_path):
+        rule = PlaneAverage(tiny_ensemble(groups=((0,),)))
+        for curves in ({}, {"base_curves": [[-1.0]]}, {"base_curves": [[-1.0, "x"]]}, {"base_curves": []}):
+            metadata = tiny_metadata(rule, ["t1"], "translation", base="mapped_condition", **curves)
+            with pytest.raises(BundleError, match="base_curves"):
+                write_bundle(tmp_path / "b", metadata, tiny_states(rule), "# t\n", "x\n")
+        assert read_curves({"base": "condition"}) is None
+
+
+RECIPE = {
+    "name": "tiny-mapped",
+    "task": "translation",
+    "conditions": [{"name": "t1", "contrasts": ["t1"]}],
+    "target": {"name": "t2", "contrasts": ["t2"]},
+    "networks": {"plane": {"channels": [8, 12], "embedding_size": 16}, "slab_radius": 1, "base": "mapped_condition"},
+    "stages": {"planes": {"steps": 1}},
+}
+
+
+class TestTraining:
+    @staticmethod
+    def scan(subject, condition=True):
+        x = torch.rand(1, 16, 16, 16, generator=torch.Generator().manual_seed(len(subject))) * 2 - 1
+        x[:, :4] = -1.0
+        known = x if condition else torch.full_like(x, -1.0)
+        return TrainingVolume(subject, subject, ("t1", "t2"), torch.cat([known, BENT(x)]).half().numpy())
+
+    def test_curves_are_fitted_once_and_kept(self, tmp_path):
+        path = tmp_path / "run" / "curves.json"
+        (first,) = find_curves(path, [self.scan("a"), self.scan("bb")], ["t1"], self._no_head)
+        asked, told = torch.tensor([-0.5, 0.0, 0.5]), torch.tensor([0.8, 0.3, -0.2])
+        torch.testing.assert_close(first(asked), told, atol=0.08, rtol=0)
+        again = find_curves(path, [], ["t1"], self._no_head)
+        assert again == (first,)
+        assert json.loads(path.read_text())[0][0] == -1.0
+
+    def test_synthetic_heads_where_there_is_no_scan(self, tmp_path):
+        def head(number):
+            return torch.from_numpy(self.scan("a" * (number + 1)).data).float()
+
+        (curve,) = find_curves(tmp_path / "curves.json", [], ["t1"], head)
+        assert float(curve(torch.tensor(0.0))) == pytest.approx(0.3, abs=0.08)
+
+    def test_a_condition_that_nobody_has(self, tmp_path):
+        with pytest.raises(RequestError, match="no training scan has the condition 't1'"):
+            find_curves(tmp_path / "curves.json", [self.scan("a", condition=False)], ["t1"], self._no_head)
+        assert not (tmp_path / "curves.json").exists()
+
+    def test_last_layers_of_a_model_with_another_base_are_not_taken(self, tmp_path):
+        content = {**RECIPE, "networks": {**RECIPE["networks"], "base": "condition"}}
+        other = make_ensemble(parse_recipe(content, ""))
+        for parameter in other.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        bundle = write_tiny_bundle(tmp_path / "b", PlaneAverage(other), ["t1"], "translation")
+        ensemble = make_ensemble(parse_recipe(RECIPE, ""))
+        taken = warm_start(ensemble, bundle, "mapped_condition")
+        assert taken.left == 2  # weight and bias
+        head, stem = ensemble.plane_networks[0].head, ensemble.plane_networks[0].stem
+        assert not head.weight.any()
+        torch.testing.assert_close(stem.weight, other.plane_networks[0].stem.weight, atol=1e-3, rtol=1e-3)
+        assert warm_start(make_ensemble(parse_recipe(content, "")), bundle, "condition").left == 0
+
+    @staticmethod
+    def _no_head(number):
+        raise AssertionError
