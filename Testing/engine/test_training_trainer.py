@@ -71,6 +71,24 @@ class TestResume:
         averages = [load_file(tmp_path / name / "average.safetensors") for name in ("whole", "broken")]
         assert all(torch.equal(averages[0][key], averages[1][key]) for key in averages[0])
 
+    def test_a_signal_in_the_middle_of_an_update_costs_no_bit(self, tmp_path, monkeypatch):
+        whole = make(tmp_path / "whole")
+        whole.run(feed)
+        broken = make(tmp_path / "broken", reporter=Reporter(cancelled=lambda: broken.step == 3 and broken.save()))
+        update = broken.optimizer.step
+
+        def interrupted(*arguments, **keywords):
+            update(*arguments, **keywords)
+            if broken.step == 4:
+                raise Cancelled
+
+        monkeypatch.setattr(broken.optimizer, "step", interrupted)
+        with pytest.raises(Cancelled, match=r"at step 4.*same command goes on"):
+            broken.run(feed)
+        resumed = make(tmp_path / "broken")
+        resumed.run(feed)
+        assert torch.equal(weights(resumed), weights(whole))
+
     def test_a_finished_run_is_left_as_it_is(self, tmp_path):
         first = make(tmp_path)
         first.run(feed)

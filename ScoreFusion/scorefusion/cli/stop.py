@@ -22,6 +22,7 @@ from scorefusion.errors import Cancelled
 
 GRACE_SECONDS = 1.5
 EXIT_CANCELLED = 130
+NOTHING_WRITTEN = "The run was cancelled. No output was written."
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
@@ -34,10 +35,14 @@ class Stop:
     Args:
         on_stdin_close: also stop when standard input ends: the parent process has gone away or closed the pipe.
         grace_seconds: how long the main thread may take to notice, before the process is ended.
+        message: for the user, of the error that ends the work.
     """
 
-    def __init__(self, on_stdin_close: bool = False, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(
+        self, on_stdin_close: bool = False, grace_seconds: float = GRACE_SECONDS, message: str = NOTHING_WRITTEN
+    ) -> None:
         self._on_stdin_close = on_stdin_close
+        self._message = message
         self._grace_seconds = grace_seconds
         self._requested = threading.Event()
         self._finished = threading.Event()
@@ -59,7 +64,7 @@ class Stop:
             try:
                 if self.requested():
                     self._raised = True
-                    raise Cancelled(_MESSAGE)
+                    raise Cancelled(self._message)
                 yield
             finally:
                 self._shielded = False
@@ -102,7 +107,7 @@ class Stop:
         self._requested.set()
         if not (self._shielded or self._raised):
             self._raised = True
-            raise Cancelled(_MESSAGE)
+            raise Cancelled(self._message)
 
     def _watch_signals(self) -> None:
         with self._awake:
@@ -131,6 +136,3 @@ class Stop:
         for folder in list(self._temporary):
             shutil.rmtree(folder, ignore_errors=True)
         os._exit(EXIT_CANCELLED)
-
-
-_MESSAGE = "The run was cancelled. No output was written."

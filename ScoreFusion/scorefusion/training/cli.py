@@ -16,6 +16,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 #: A stop waits this long for the step in hand and its checkpoint.
 GRACE_SECONDS = 120.0
+STOPPED = "The run was stopped. What was learned is kept; the same command goes on from there."
 
 EPILOG = """
 **Examples**
@@ -74,7 +75,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Train a model on your own data."""
-    with listening(json_lines, quiet) as sink, Stop(grace_seconds=GRACE_SECONDS) as stop:
+    with listening(json_lines, quiet) as sink, Stop(grace_seconds=GRACE_SECONDS, message=STOPPED) as stop:
         from scorefusion.progress import Reporter
         from scorefusion.training.recipe import known_recipes, read_recipe
 

@@ -78,13 +78,15 @@ class Trainer:
         self.loss, self.optimizer = fabric.setup(loss, optimizer)
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.step, self.seconds, self.running = 0, 0.0, math.nan
+        self.updating = False  # weights, average and step count do not belong together
         self.writer: Any = None
 
     def run(self, feed: Feed) -> None:
         """Train until the time or the steps are used up; goes on from the folder's checkpoint if there is one.
 
         Raises:
-            Cancelled: after a checkpoint was written.
+            Cancelled: after a checkpoint was written; where a signal came in the middle of an update, the last one
+                counts.
             TrainingError: the loss is no number any more.
         """
         fresh = not self.resume()
@@ -114,9 +116,14 @@ class Trainer:
                     examined = time.monotonic()
                 self.reporter.progress(self.name, *self.progress())
                 last = time.monotonic()
-        except Cancelled:
-            self.save()
-            raise
+        except Cancelled as stopped:
+            if not self.updating:
+                self.save()
+            msg = (
+                f"Stopped in stage {self.name} at step {self.step}. What was learned is kept in {self.folder}; the "
+                "same command goes on from there."
+            )
+            raise Cancelled(msg) from stopped
         finally:
             if self.writer is not None:
                 self.writer.close()
@@ -167,11 +174,13 @@ class Trainer:
             )
             raise TrainingError(msg)
         self.fabric.clip_gradients(self.loss, self.optimizer, max_norm=self.stage.clip, error_if_nonfinite=False)
+        self.updating = True
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(self.stage.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1.0 - decay)
         self.step += 1
+        self.updating = False
         first = math.isnan(self.running)
         self.running = total if first else self.running + SMOOTHING * (total - self.running)
 
