@@ -63,8 +63,10 @@ def fit_intensity_scale(
     data: NDArray[np.float32],
     percentiles: tuple[float, float] = (0.5, 99.5),
     foreground: NDArray[np.bool_] | None = None,
+    median: float | None = None,
 ) -> IntensityScale:
-    """Find the scale of a volume: background near -1, bright tissue near +1.
+    """Find the scale of a volume: background near -1, bright tissue near +1, or the median of the foreground at a
+    given level.
 
     Both levels leave the amount of air out of account, so the same head in a larger box has the same scale. The high
     level is a percentile of the foreground. The low level is the median of the background: exactly 0 in a
@@ -75,6 +77,9 @@ def fit_intensity_scale(
         data: `(I, J, K)` or `(C, I, J, K)`, scanner units, finite.
         percentiles: of the low and high level, 0 to 100.
         foreground: bool `(I, J, K)`; None finds it with `foreground_mask`.
+        median: normalised level, above -1, of the foreground's median; None = the percentiles decide. In a brain
+            without skull it says how bright tissue is; the bright end says how bright the brightest fluid, fat or
+            lesion is, which differs between people.
     """
     mask = np.broadcast_to(foreground_mask(data) if foreground is None else foreground, data.shape)
     inside, outside = data[mask], data[~mask]
@@ -86,6 +91,8 @@ def fit_intensity_scale(
         background = float(np.median(outside))
         if low > background - 0.1 * (high - background):
             low = background
+    if median is not None:
+        high = low + (float(np.median(inside)) - low) * 2.0 / (median + 1.0)
     return IntensityScale(low, high)
 
 

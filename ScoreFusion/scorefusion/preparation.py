@@ -149,7 +149,7 @@ def prepare(
         report.log(f"{base.name}: {request.describe(base.grid)}")
 
     canonical, reorientation = base.canonical()
-    scale = fit_intensity_scale(canonical.data)
+    scale = fit_intensity_scale(canonical.data, median=by_name[first].get("median"))
     normalised = torch.from_numpy(np.ascontiguousarray(scale.normalise(canonical.data)))[None]  # (1, 1, i, j, k)
     mask = foreground_mask(canonical.data)
     margin = max(1, round(FOREGROUND_MARGIN_MM / min(canonical.spacing)))
@@ -237,7 +237,7 @@ def _model_inputs(
             )
             raise GeometryError(msg)
         moved = volume if volume.grid.is_close(window) else resample(volume, window, "linear")
-        scale = fit_intensity_scale(volume.data)
+        scale = fit_intensity_scale(volume.data, median=conditions[name].get("median"))
         channels.append(torch.from_numpy(np.ascontiguousarray(scale.normalise(moved.data)))[None])
     vector = None if state.box_acquisition is None else acquisition_vector(state.box_acquisition)
     return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present), curves=read_curves(state.section))

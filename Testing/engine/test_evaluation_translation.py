@@ -319,6 +319,16 @@ class TestDirection:
         with pytest.raises(RequestError, match="T1 to T2.*T1 to FLAIR"):
             common_direction([make_bundle("a"), make_bundle("b", target=target)])
 
+    def test_models_that_normalise_differently_make_no_table(self, make_bundle: Callable[..., Bundle]) -> None:
+        target = {"name": "flair", "same_contrast_as": None, "units": "arbitrary", "range": [0, 1], "median": 0.25}
+        by_median = make_bundle("b", target=target)
+        with pytest.raises(RequestError, match="normalised alike"):
+            common_direction([make_bundle("a"), by_median])
+        assert Direction.of(by_median).intensities == (
+            "T1: its robust range (background to 99.5 percentile of the foreground) is [0, 1]; "
+            "FLAIR: background is 0, the foreground's median 0.625"
+        )
+
     def test_a_super_resolution_model_is_sent_away(self, tiny_bundle: Bundle) -> None:
         with pytest.raises(RequestError, match="super_resolution model"):
             Direction.of(tiny_bundle)
@@ -334,6 +344,11 @@ class TestPairs:
         assert float(pair.truth[pair.truth > 0].quantile(0.995)) == pytest.approx(1.0, abs=0.02)
         assert pair.lesion is not None
         assert int(pair.lesion.inside.sum()) == 27
+
+    def test_medians_lie_where_the_direction_says(self, people: list[Case]) -> None:
+        pair = read_pair(people[0], Direction((Input("t1", ("t1",), median=0.3),), ("flair",), median=-0.4))
+        assert float(pair.sources["t1"][pair.sources["t1"] > -0.99].median()) == pytest.approx(0.3, abs=0.01)
+        assert float(pair.truth[pair.truth > 0.005].median()) == pytest.approx(0.3, abs=0.01)  # of [0, 1]
 
     def test_contrasts_on_two_grids_are_refused(self, people: list[Case], tmp_path: Path) -> None:
         values, inside = brain_values()

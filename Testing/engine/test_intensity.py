@@ -95,6 +95,18 @@ class TestFit:
         assert abs(np.median(air) + 1) < 0.001
         assert abs(air + 1).max() < 0.15
 
+    def test_by_the_median_whatever_the_bright_end_is(self) -> None:
+        data = stripped()
+        lesion = np.where(ellipsoid(centre=(0.3, 0.0, 0.0), radius=(0.15, 0.15, 0.15)), 3000, data).astype(np.float32)
+        for image in (data, lesion):
+            scale = fit_intensity_scale(image, median=0.25)
+            assert scale.low == 0.0
+            assert np.median(scale.normalise(image[HEAD])) == pytest.approx(0.25, abs=1e-5)
+        ranges = [fit_intensity_scale(image).high for image in (data, lesion)]
+        medians = [fit_intensity_scale(image, median=0.25).high for image in (data, lesion)]
+        assert ranges[1] > 2 * ranges[0]
+        assert medians[1] == pytest.approx(medians[0], rel=0.03)
+
     def test_the_amount_of_air_does_not_matter(self) -> None:
         data = stripped()
         wide = np.pad(data, 12)

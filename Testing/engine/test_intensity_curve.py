@@ -13,7 +13,7 @@ from scorefusion.bundle import write_bundle
 from scorefusion.errors import BundleError, RequestError
 from scorefusion.fusion import InputRule, PlaneAverage
 from scorefusion.inputs import ModelInputs
-from scorefusion.intensity import fit_intensity_scale
+from scorefusion.intensity import fit_intensity_scale, foreground_mask
 from scorefusion.intensity_curve import IntensityCurve, read_curves
 from scorefusion.pipeline import translate
 from scorefusion.training.curves import find_curves
@@ -74,6 +74,23 @@ class TestBase:
         source = torch.from_numpy(fit_intensity_scale(t1.data).normalise(t1.data[0]))
         inside = source > -0.9
         torch.testing.assert_close(torch.from_numpy(normalised)[inside], BENT(source)[inside], atol=2e-3, rtol=0)
+
+    def test_a_bundles_medians_are_those_of_its_inputs(self, tmp_path, make_volume):
+        """An untrained model of one condition returns it as it was normalised."""
+        rule = InputRule(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+        metadata = tiny_metadata(PlaneAverage(tiny_ensemble(rule)), ["t1"], "translation")
+        conditions = [{**metadata["scorefusion"]["conditions"][0], "median": 0.3}]
+        ensemble = tiny_ensemble(rule, std=0.0)
+        bundle = write_tiny_bundle(tmp_path / "b", PlaneAverage(ensemble), ["t1"], "translation", conditions=conditions)
+        t1 = make_volume((24, 20, 22), seed=3)
+        result = translate(t1, model=str(bundle.folder), device="cpu").volume
+        seen = foreground_mask(t1.data)
+        assert np.median(result.data[0][seen]) == pytest.approx(650.0, abs=2.0)
+        with pytest.raises(BundleError, match="median"):
+            write_tiny_bundle(
+                tmp_path / "c", PlaneAverage(ensemble), ["t1"], "translation",
+                conditions=[{**conditions[0], "median": 1.5}],
+            )  # fmt: skip
 
     def test_metadata_without_curves_is_refused(self, tmp_path):
         rule = PlaneAverage(tiny_ensemble(groups=((0,),)))

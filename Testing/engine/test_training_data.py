@@ -10,7 +10,7 @@ import torch
 from scorefusion.datasets.datalist import read_datalist
 from scorefusion.errors import RequestError, VolumeError
 from scorefusion.planes import Plane, position_channels
-from scorefusion.training.blocks import BlockSource, Pool, RandScanner, draw_acquisition
+from scorefusion.training.blocks import BlockSource, Pool, RandScanner, at_median, draw_acquisition
 from scorefusion.training.recipe import Augmentation, Scanners, parse_recipe
 from scorefusion.training.volumes import TrainingVolume, find_weight, load_volumes
 
@@ -81,6 +81,16 @@ class TestVolumes:
         assert -1.3 < volume.data.min() <= -0.99  # background
         assert np.percentile(volume.data[volume.data > -0.9], 99.5) == pytest.approx(1.0, abs=0.05)
         assert volume.data.shape[1] <= 40
+
+    def test_a_median_is_brought_to_its_level(self, a_datalist):
+        target = {**TRANSLATION["target"], "median": -0.3}
+        recipe = parse_recipe({**TRANSLATION, "target": target}, "")
+        volume = load_volumes(recipe, a_datalist.cases("train"))[0]
+        levels = [float(np.median(channel[channel > -0.99])) for channel in volume.data.astype(np.float32)]
+        assert levels[-1] == pytest.approx(-0.3, abs=0.01)
+        assert levels[0] > 0
+        with pytest.raises(RequestError, match=r"target\.median"):
+            parse_recipe({**SR, "target": {"median": 0.2}}, "")
 
     def test_a_missing_optional_condition_is_background(self, a_datalist):
         recipe = parse_recipe(
@@ -235,6 +245,24 @@ class TestRandScanner:
         assert changed[0, 0, 0] == -1
         assert (changed[1:] > changed[:-1]).all()
         assert not torch.allclose(changed, values, atol=1e-3)
+
+    def test_the_pivot_is_not_bent(self):
+        change = RandScanner(Augmentation(gamma_share=1.0, scale=(1.0, 1.0)))
+        change.set_random_state(3)
+        changed = change(torch.tensor([-1.0, 0.0, 0.3, 0.9]).reshape(4, 1, 1), pivot=0.65).flatten()
+        assert changed[0] == -1
+        assert changed[2] == pytest.approx(0.3, abs=1e-6)
+        assert abs(changed[1]) > 1e-3
+        assert abs(changed[3] - 0.9) > 1e-3
+
+    def test_a_synthetic_head_has_its_median_at_the_level(self):
+        head = torch.full((12, 12, 12), -1.0)
+        head[2:10, 2:10, 2:10] = torch.rand(8, 8, 8, generator=torch.Generator().manual_seed(1)) - 0.5
+        moved = at_median(head, 0.25)
+        assert float(moved[head > -0.99].median()) == pytest.approx(0.25, abs=1e-5)
+        assert (moved[head == -1] == -1).all()
+        assert at_median(head, None) is head
+        assert at_median(torch.full((2, 2, 2), -1.0), 0.25).eq(-1).all()
 
     def test_slices_shading_and_noise_change_tissue_only(self):
         head = torch.full((32, 32, 32), -1.0)

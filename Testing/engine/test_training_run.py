@@ -230,6 +230,10 @@ class TestPacked:
         pack(PackedData((volume,)), tmp_path / "y.safetensors")
         done = run_cli(a_study(TRANSLATION), "--set", "data.datalist=y.safetensors")
         assert "packed for other conditions" in done.output
+        volume = TrainingVolume("a/t1", "a", ("t1", "t2", "flair"), np.zeros((3, 40, 40, 40), np.float16))
+        pack(PackedData((volume,), medians=(None, None, 0.25)), tmp_path / "y.safetensors")
+        done = run_cli(a_study(TRANSLATION), "--set", "data.datalist=y.safetensors")
+        assert "packed with medians at" in done.output
 
 
 class TestTranslation:

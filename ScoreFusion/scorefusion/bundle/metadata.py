@@ -149,6 +149,7 @@ def _check_conditions(checker: _Checker, section: dict[str, Any]) -> list[str]:
         prefix = f"scorefusion.conditions[{index}]."
         name = checker.check(condition, prefix, "name", lambda v: _is_text(v) and v not in names, "a name of its own")
         checker.check(condition, prefix, "contrasts", _are_texts, 'contrasts such as ["t1"]')
+        checker.check(condition, prefix, "median", _is_level, _LEVEL, optional=True)
         checker.check(condition, prefix, "optional", lambda v: isinstance(v, bool), "true or false", optional=True)
         if index == 0 and condition.get("optional"):
             checker.problems.append(f"{prefix}optional is true (expected false: the first condition is the base)")
@@ -166,6 +167,7 @@ def _check_target(checker: _Checker, section: dict[str, Any], conditions: list[s
     checker.check(
         target, prefix, "same_contrast_as", lambda v: v is None or v in conditions, f"null or {_one_of(conditions)}"
     )
+    checker.check(target, prefix, "median", _is_level, _LEVEL, optional=True)
     checker.check(target, prefix, "units", _is_text, 'text such as "input units"')
     checker.check(
         target, prefix, "range", lambda v: v is None or _are_numbers(2)(v), "two numbers or null", optional=True
@@ -337,6 +339,13 @@ def _are_numbers(count: int, positive: bool = False) -> Callable[[Any], bool]:
         and len(value) == count
         and all(_is_number(item) and (item > 0 or not positive) for item in value)
     )
+
+
+_LEVEL = "null or a level between -1 and 1"
+
+
+def _is_level(value: Any) -> bool:
+    return value is None or (_is_number(value) and -1 < value < 1)
 
 
 def _are_curves(count: int) -> Callable[[Any], bool]:

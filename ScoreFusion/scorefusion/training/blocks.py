@@ -160,14 +160,16 @@ class BlockSource:
             return _Cut(image, (0, 1, 2), (0, 0, 0), tuple(image.shape[1:]))
         known = [next(key for key in c.contrasts if key in images) for c in self.recipe.conditions]
         target = next(key for key in self.recipe.target.contrasts if key in images)
-        image = torch.stack([images[key] for key in (*known, target)])
+        channels = zip((*known, target), self.recipe.medians, strict=True)
+        image = torch.stack([at_median(images[key], median) for key, median in channels])
         return _Cut(image, (0, 1, 2), (0, 0, 0), tuple(image.shape[1:]))
 
     def _augment(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         channels = []
-        for channel in image:
+        # A translation's conditions come first; a channel of super-resolution has no median of its own.
+        for channel, median in zip(image, (*self.recipe.medians, *[None] * len(image)), strict=False):
             self.change.set_random_state(int(rng.integers(2**31)))
-            channels.append(self.change(channel))
+            channels.append(self.change(channel, pivot=1.0 if median is None else 0.5 * (median + 1.0)))
         return torch.stack(channels)
 
     def _measure(self, cut: _Cut, rng: np.random.Generator) -> Block:
@@ -220,6 +222,14 @@ class _Cut:
         return channels
 
 
+def at_median(image: Tensor, median: float | None) -> Tensor:
+    """An image in [-1, 1] with the median of what is above background (-0.99) at a level; None: as it is."""
+    seen = image[image > -0.99]
+    if median is None or not seen.numel():
+        return image
+    return (image + 1.0) * ((median + 1.0) / (float(seen.median()) + 1.0)) - 1.0
+
+
 def _triple(shape: Sequence[int]) -> tuple[int, int, int]:
     i, j, k = shape
     return i, j, k
@@ -239,11 +249,13 @@ class RandScanner(RandomizableTransform):
         super().__init__(prob=1.0)
         self.options = options
 
-    def __call__(self, data: Tensor, randomize: bool = True) -> Tensor:
+    def __call__(self, data: Tensor, randomize: bool = True, pivot: float = 1.0) -> Tensor:
+        """Bend, scale and scan `data`; the brightness `pivot` (of [0, 1]) is not bent."""
         o, unit = self.options, 0.5 * (data + 1.0)
         gamma, invert, scale = self.R.random(), self.R.random(), self.R.uniform(*o.scale)
         if gamma < o.gamma_share:
-            unit = unit.sign() * unit.abs() ** float(np.exp(self.R.uniform(-o.gamma, o.gamma)))
+            exponent = float(np.exp(self.R.uniform(-o.gamma, o.gamma)))
+            unit = pivot * unit.sign() * (unit / pivot).abs() ** exponent
         if invert < o.invert_share:
             unit = torch.where(unit > 0.05, 1.05 - unit.clamp(max=1.05), unit)
         return 2.0 * float(scale) * self._scan(unit) - 1.0

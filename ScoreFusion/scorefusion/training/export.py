@@ -77,6 +77,7 @@ def export_bundle(
                 "name": condition.name,
                 "contrasts": list(condition.contrasts),
                 "optional": condition.optional,
+                "median": condition.median,
                 "description": condition.description,
             }
             for condition in recipe.conditions
@@ -161,7 +162,8 @@ def _target(recipe: Recipe) -> dict[str, Any]:
     if coarse is not None:
         return {"name": recipe.target.name, "same_contrast_as": coarse, "units": "input units", "range": None}
     first, last = recipe.target.range or (0.0, 1000.0)
-    return {"name": recipe.target.name, "same_contrast_as": None, "units": "arbitrary units", "range": [first, last]}
+    return {"name": recipe.target.name, "same_contrast_as": None, "units": "arbitrary units", "range": [first, last],
+            "median": recipe.target.median}  # fmt: skip
 
 
 def _presets(recipe: Recipe) -> dict[str, dict[str, Any]]:

@@ -29,11 +29,13 @@ VERSION = "1"
 
 @dataclass(frozen=True, eq=False)
 class PackedData:
-    """What a training run reads: volumes of the two splits, tissue maps."""
+    """What a training run reads: volumes of the two splits, tissue maps; and how the volumes are normalised
+    (`Recipe.medians`)."""
 
     train: tuple[TrainingVolume, ...]
     val: tuple[TrainingVolume, ...] = ()
     labels: tuple[LabelMap, ...] = ()
+    medians: tuple[float | None, ...] | None = None
 
 
 def pack(data: PackedData, path: Path, edge: int | None = None) -> int:
@@ -73,7 +75,8 @@ def pack(data: PackedData, path: Path, edge: int | None = None) -> int:
         affine[:3, 3] += affine[:3, :3] @ [part.start for part in window]
         facts.append({"key": key, "affine": affine.tolist(), "names": label_map.names, "source": label_map.source})
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"scorefusion_packed": VERSION, "facts": json.dumps(facts)})
+    metadata = {"scorefusion_packed": VERSION, "facts": json.dumps(facts), "medians": json.dumps(data.medians)}
+    save_file(tensors, partial, metadata=metadata)
     partial.replace(path)
     return path.stat().st_size
 
@@ -92,6 +95,7 @@ def unpack(path: Path) -> PackedData:
             if metadata.get("scorefusion_packed") != VERSION:
                 msg = f"{path} holds no packed data of this version; make it anew: scorefusion train RECIPE --pack"
                 raise RequestError(msg)
+            medians = json.loads(metadata.get("medians", "null"))
             for fact in json.loads(metadata["facts"]):
                 tensor = file.get_tensor(fact["key"])
                 if "split" in fact:
@@ -110,7 +114,8 @@ def unpack(path: Path) -> PackedData:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         msg = f"{path} cannot be read as packed training data ({error}); make it anew: scorefusion train RECIPE --pack"
         raise RequestError(msg) from error
-    return PackedData(tuple(splits["train"]), tuple(splits["val"]), tuple(labels))
+    levels = None if medians is None else tuple(medians)
+    return PackedData(tuple(splits["train"]), tuple(splits["val"]), tuple(labels), levels)
 
 
 def open_packed(recipe: Recipe, folder: Path | None = None) -> PackedData | None:
@@ -126,6 +131,12 @@ def open_packed(recipe: Recipe, folder: Path | None = None) -> PackedData | None
     unfit = [volume.name for volume in packed.train if len(volume.contrasts) != channels]
     if unfit:
         msg = f"{recipe.data.datalist} was packed for other conditions than the recipe's ({unfit[0]})"
+        raise RequestError(msg)
+    if packed.medians not in (None, recipe.medians):
+        msg = (
+            f"{recipe.data.datalist} was packed with medians at {packed.medians}, the recipe has them at "
+            f"{recipe.medians}; make it anew: scorefusion train RECIPE --pack"
+        )
         raise RequestError(msg)
     return packed
 

@@ -40,20 +40,27 @@ class _Part(BaseModel):
 
 
 class Condition(_Part):
-    """What the model is given. `coarse`: a scan of the target, measured by the scanners of `data.acquisition`."""
+    """What the model is given.
+
+    Attributes:
+        coarse: a scan of the target, measured by the scanners of `data.acquisition`.
+        median: intensities are normalised so that the foreground's median has this level; None = by the robust range.
+    """
 
     name: str
     contrasts: tuple[Contrast, ...] = CONTRASTS
     coarse: bool = False
     optional: bool = False
+    median: float | None = Field(None, gt=-1, lt=1)
     description: str = ""
 
 
 class Target(_Part):
-    """What is sought."""
+    """What is sought. `median` as of a condition; `range` in the output's units, from background to +1."""
 
     name: str = "image"
     contrasts: tuple[Contrast, ...] = CONTRASTS
+    median: float | None = Field(None, gt=-1, lt=1)
     range: tuple[float, float] | None = None
 
 
@@ -265,6 +272,9 @@ class Recipe(_Part):
         if self.task == "translation" and any(coarse):
             msg = "conditions: 'coarse' belongs to the task super_resolution"
             raise ValueError(msg)
+        if self.task == "super_resolution" and self.target.median is not None:
+            msg = "target.median: belongs to translation; what is sharpened keeps its own range"
+            raise ValueError(msg)
         if self.conditions[0].optional:
             msg = "conditions: the first one is the base and cannot be optional"
             raise ValueError(msg)
@@ -298,6 +308,11 @@ class Recipe(_Part):
             msg = "data: with 'datalist: none' there must be a 'synthetic' section"
             raise ValueError(msg)
         return self
+
+    @property
+    def medians(self) -> tuple[float | None, ...]:
+        """Levels of the foreground's median in the channels of a block: the conditions', then the target's."""
+        return (*(condition.median for condition in self.conditions if not condition.coarse), self.target.median)
 
     @property
     def warm_starts(self) -> tuple[str, ...]:

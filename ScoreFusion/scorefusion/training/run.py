@@ -144,7 +144,8 @@ class Run:
             from scorefusion.training.synthetic import load_label_maps
 
             labels = load_label_maps(self.recipe, self.near)
-        return pack(PackedData(tuple(self.volumes), tuple(self.validation_volumes), tuple(labels)), path, edge)
+        splits = tuple(self.volumes), tuple(self.validation_volumes)
+        return pack(PackedData(*splits, tuple(labels), self.recipe.medians), path, edge)
 
     def source(self, name: str, stage: Stage) -> BlockSource:
         """Training blocks of a stage; stage `volumes` takes whole volumes, and no synthetic heads."""

@@ -142,7 +142,7 @@ def load_volumes(recipe: Recipe, cases: Sequence[Case]) -> list[TrainingVolume]:
         [
             ReadChannels(["item"], skip=skip),
             CropForegroundd(["image"], "image", select_fn=_foreground, margin=MARGIN, allow_smaller=True),
-            Normalise(["image"]),
+            Normalise(["image"], recipe.medians),
         ]
     )
     cached = _read_all(items, transform, recipe.data.cache_workers)
@@ -225,16 +225,22 @@ def _foreground(image: Any) -> np.ndarray:
 
 
 class Normalise(MapTransform):
-    """Each channel by its own robust range to about [-1, 1], in half precision; a missing one (NaN) becomes -1."""
+    """Each channel by its own robust range or median to about [-1, 1], in half precision; a missing one (NaN) becomes
+    -1."""
+
+    def __init__(self, keys: Sequence[str], medians: Sequence[float | None]) -> None:
+        super().__init__(keys)
+        self.medians = medians
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
             channels = np.asarray(result[key], dtype=np.float32)
             normalised = np.full(channels.shape, -1.0, np.float16)
-            for number, channel in enumerate(channels):
+            # A file that is skipped has stood in with one channel, whatever the recipe has.
+            for number, (channel, median) in enumerate(zip(channels, self.medians, strict=False)):
                 if not np.isnan(channel).any() and channel.min() < channel.max():
-                    scaled = fit_intensity_scale(channel[None]).normalise(channel)
+                    scaled = fit_intensity_scale(channel[None], median=median).normalise(channel)
                     normalised[number] = np.clip(scaled, *LIMITS).astype(np.float16)
             result[key] = normalised
         return result

@@ -110,7 +110,11 @@ def evaluate_translation(
         suite,
         direction,
         cast,
-        caption={"model": cast.description, "seed": f"{seed}, precision {precision}"},
+        caption={
+            "model": cast.description,
+            "intensities": direction.intensities,
+            "seed": f"{seed}, precision {precision}",
+        },
         device=pick_device(device),
         reporter=reporter,
         keep=gallery,

@@ -12,11 +12,12 @@ from scorefusion.errors import RequestError
 
 @dataclass(frozen=True)
 class Input:
-    """One condition of a translation model."""
+    """One condition of a translation model; `median` as of `intensity.fit_intensity_scale`."""
 
     name: str
     contrasts: tuple[str, ...]
     optional: bool = False
+    median: float | None = None
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class Direction:
     Attributes:
         inputs: in the bundle's order; the first is the base.
         targets: contrasts that count as the target.
+        median: of the target, as of an input.
     """
 
     inputs: tuple[Input, ...]
     targets: tuple[str, ...]
+    median: float | None = None
 
     @classmethod
     def of(cls, bundle: Bundle) -> Direction:
@@ -48,7 +51,8 @@ class Direction:
         for condition in bundle.section["conditions"]:
             names = dict.fromkeys([condition["name"], *condition["contrasts"]])
             known = tuple(name for name in names if name in CONTRASTS)
-            inputs.append(Input(condition["name"], known, bool(condition.get("optional"))))
+            optional, median = bool(condition.get("optional")), condition.get("median")
+            inputs.append(Input(condition["name"], known, optional, median))
         target = bundle.section["target"]
         names = dict.fromkeys([target["name"], *target.get("contrasts", [])])
         targets = tuple(name for name in names if name in CONTRASTS and name != "image")
@@ -58,13 +62,26 @@ class Direction:
                 f"name it one of {', '.join(CONTRASTS[:-1])}"
             )
             raise RequestError(msg)
-        return cls(tuple(inputs), targets)
+        return cls(tuple(inputs), targets, target.get("median"))
 
     @property
     def title(self) -> str:
         """Such as `T1 + T2 to FLAIR`."""
         given = " + ".join("/".join(i.contrasts).upper() + (" (optional)" if i.optional else "") for i in self.inputs)
         return f"{given} to {'/'.join(self.targets).upper()}"
+
+    @property
+    def intensities(self) -> str:
+        """How each contrast is scaled, in words."""
+        parts = []
+        for names, median in [*((each.contrasts, each.median) for each in self.inputs), (self.targets, self.median)]:
+            how = (
+                "its robust range (background to 99.5 percentile of the foreground) is [0, 1]"
+                if median is None
+                else f"background is 0, the foreground's median {(median + 1) / 2:.3g}"
+            )
+            parts.append(f"{'/'.join(names).upper()}: {how}")
+        return "; ".join(parts)
 
     def missing(self, case: Case) -> list[str]:
         """Contrasts that the case lacks; none = it can be scored."""
@@ -102,14 +119,15 @@ def common_direction(bundles: Sequence[Bundle]) -> Direction:
     directions = [Direction.of(bundle) for bundle in bundles]
     needed = {each.name for direction in directions for each in direction.inputs if not each.optional}
     common = [
-        Direction(tuple(replace(i, optional=i.name not in needed) for i in direction.inputs), direction.targets)
+        replace(direction, inputs=tuple(replace(i, optional=i.name not in needed) for i in direction.inputs))
         for direction in directions
     ]
     for bundle, direction, alike in zip(bundles, directions, common, strict=True):
         if alike != common[0]:
             msg = (
                 f"model {bundle.id!r} translates {direction.title}, model {bundles[0].id!r} {directions[0].title}; "
-                "models in one table must have the same inputs and the same target: evaluate them in two runs"
+                "models in one table must have the same inputs and the same target, normalised alike: evaluate them in "
+                "two runs"
             )
             raise RequestError(msg)
     return common[0]

@@ -35,9 +35,9 @@ class Pair:
 
     Attributes:
         case: whose.
-        sources: `(I, J, K)` by input name, normalised to about [-1, 1] by their own robust range; in the order of the
-            direction, the first is the base.
-        truth: `(I, J, K)`, its own robust range is [0, 1].
+        sources: `(I, J, K)` by input name, normalised to about [-1, 1] as the direction says; in its order, the first
+            is the base.
+        truth: `(I, J, K)`, normalised as the direction says, [0, 1].
         base: the first source as a volume: grid and scanner units.
         scale: of the truth.
         contrasts: what sources (in order) and truth are.
@@ -102,7 +102,9 @@ def read_pair(case: Case, direction: Direction, slice_axis: int | None = None) -
                 f"({base.spatial_shape} voxels); bring all contrasts onto one grid first: scorefusion data register"
             )
             raise VolumeError(msg)
-    scales = {name: fit_intensity_scale(volume.data) for name, volume in volumes.items()}
+    medians = {found[each.name]: each.median for each in direction.inputs if each.name in found}
+    medians[target] = direction.median
+    scales = {name: fit_intensity_scale(volume.data, median=medians[name]) for name, volume in volumes.items()}
     normalised = {
         name: torch.from_numpy(np.ascontiguousarray(scales[name].normalise(volume.data[0])))
         for name, volume in volumes.items()

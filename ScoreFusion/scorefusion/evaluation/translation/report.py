@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import rich.table
 
 _HOW = (
-    "Intensities: each contrast is scaled by its own robust range (0.5 to 99.5 percentile of the foreground), the "
-    "sources before they are given to a method, the truth to be compared with: its range becomes [0, 1]. A method "
-    "gives the target in that range; nobody is told the truth's scanner units, and nothing is clipped.",
+    "Intensities: each contrast is scaled by itself, as the models say (above), the sources before they are given to "
+    "a method, the truth to be compared with: its range becomes [0, 1]. A method gives the target in that range; "
+    "nobody is told the truth's scanner units, and nothing is clipped.",
     "Scores are taken slice by slice inside the brain mask (of single slices: inside the head), and averaged over the "
     f"slices with at least {LEAST_SHARE:.0%} of the largest slice's area in it: PSNR with range 1; SSIM in 2D, uniform "
     "7 x 7 window, as in scikit-image; MAE. Which slices: see the table of persons.",
