@@ -115,6 +115,18 @@ def foreground_mask(data: NDArray[np.float32]) -> NDArray[np.bool_]:
     return mask
 
 
+def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """`(I, J, K)` with its holes: fluid inside a stripped brain can be as dark as the background.
+
+    Of a single slice, what its outline encloses.
+    """
+    import SimpleITK as sitk
+
+    flat = mask.squeeze()
+    whole = sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(flat.astype(np.uint8)))) > 0
+    return np.asarray(whole.reshape(mask.shape))
+
+
 def _foreground_of_channel(data: NDArray[np.float32]) -> NDArray[np.bool_]:
     border = np.concatenate([np.moveaxis(data, axis, 0)[[0, -1]].ravel() for axis in range(3)])
     values, counts = np.unique(border, return_counts=True)

@@ -2,6 +2,9 @@
 
 A curve gives each normalised intensity of a condition the mean intensity that the target has there. Networks that
 start from it need not learn what a table of a few numbers knows: they learn what the surroundings of a voxel say.
+
+The darkest fluid of a T1w is as dark as the background of a stripped brain, and the brightest tissue of a T2w. So the
+background is told apart by its place first (`clear_background`) and has no part in the curve.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scorefusion.intensity import filled, foreground_mask
+
 KNOTS = 17  # an eighth of [-1, 1] apart
+BACKGROUND, DARKEST = -0.99, -0.98  # what is not above the first is background; no tissue is below the second
 SMOOTHNESS = 1e-4  # weight of the squared bend beside the squared error: fills in where no voxel was seen
 
 
@@ -24,7 +30,7 @@ class IntensityCurve:
     """Straight pieces between values at even distances over [-1, 1]; beyond the ends their values hold.
 
     Attributes:
-        values: of the target, normalised, at the knots; background (-1) stays background.
+        values: of the target, normalised, at the knots. Background (up to `BACKGROUND`) becomes -1 whatever they are.
     """
 
     values: tuple[float, ...]
@@ -33,7 +39,7 @@ class IntensityCurve:
         """The curve at `x`, any shape, normalised."""
         knots = torch.tensor(self.values, dtype=x.dtype, device=x.device)
         index, share = _place(x, len(self.values))
-        return torch.lerp(knots[index], knots[index + 1], share)
+        return torch.lerp(knots[index], knots[index + 1], share).masked_fill(x <= BACKGROUND, -1.0)
 
     @classmethod
     def fit(cls, persons: Iterable[tuple[Tensor, Tensor]], knots: int = KNOTS) -> IntensityCurve:
@@ -53,9 +59,17 @@ class IntensityCurve:
                     matrix += _sums(flat, weight * other, knots * knots).reshape(knots, knots) / len(wanted)
         bend = np.diff(np.eye(knots), n=2, axis=0)
         matrix += SMOOTHNESS * bend.T @ bend
-        # Background is known without a measurement: the first value is -1, the others follow.
-        rest = np.linalg.solve(matrix[1:, 1:], vector[1:] + matrix[1:, 0])
-        return cls((-1.0, *(round(float(value), 5) for value in rest)))
+        return cls(tuple(round(float(value), 5) for value in np.linalg.solve(matrix, vector)))
+
+
+def clear_background(x: Tensor) -> Tensor:
+    """A condition with exactly -1 around the head and nothing below `DARKEST` in it.
+
+    Args:
+        x: `(I, J, K)` normalised, whole: what lies in holes of the foreground belongs to the head.
+    """
+    inside = torch.from_numpy(filled(foreground_mask((0.5 * (x[None].float().cpu() + 1.0)).numpy()))).to(x.device)
+    return torch.where(inside, x.clamp(min=DARKEST), -1.0)
 
 
 def read_curves(section: dict[str, Any]) -> tuple[IntensityCurve, ...] | None:

@@ -15,8 +15,8 @@ from scorefusion.domain import Understanding, check_domain, mm, understand
 from scorefusion.errors import GeometryError, RequestError
 from scorefusion.grid import Box, Grid, Reorientation, foreground_box, overlap_fraction
 from scorefusion.inputs import ModelInputs, acquisition_vector
-from scorefusion.intensity import IntensityScale, fit_intensity_scale, foreground_mask
-from scorefusion.intensity_curve import read_curves
+from scorefusion.intensity import IntensityScale, filled, fit_intensity_scale, foreground_mask
+from scorefusion.intensity_curve import clear_background, read_curves
 from scorefusion.progress import Reporter
 from scorefusion.restore import base_image
 from scorefusion.unet import at
@@ -93,15 +93,16 @@ class Prepared:
 
 def as_magnitude(whole: Tensor, base: Tensor) -> Tensor:
     """A new contrast is a magnitude image, too: nothing is darker than background, and where the base condition has no
-    signal at all (outside a stripped brain) there is none.
+    signal at all around the head (outside a stripped brain) there is none.
 
     Args:
-        whole: any shape, normalised: background is -1.
+        whole: `(I, J, K)`, with any leading axes of size 1, normalised: background is -1.
         base: the first condition, same shape.
     """
     emptied = base == -1.0
     if float(emptied.float().mean()) > CONSTANT_BACKGROUND:
-        whole = whole.masked_fill(emptied, -1.0)
+        head = filled((~emptied).cpu().numpy().reshape(base.shape[-3:]))  # fluid may be as dark as background
+        whole = whole.masked_fill(torch.from_numpy(~head).to(whole.device).reshape(whole.shape), -1.0)
     return whole.clamp(min=-1.0)
 
 
@@ -151,6 +152,8 @@ def prepare(
     canonical, reorientation = base.canonical()
     scale = fit_intensity_scale(canonical.data, median=by_name[first].get("median"))
     normalised = torch.from_numpy(np.ascontiguousarray(scale.normalise(canonical.data)))[None]  # (1, 1, i, j, k)
+    if read_curves(section) is not None:
+        normalised = clear_background(normalised[0, 0])[None, None]
     mask = foreground_mask(canonical.data)
     margin = max(1, round(FOREGROUND_MARGIN_MM / min(canonical.spacing)))
     coarse_box = foreground_box(mask, margin)
@@ -238,6 +241,9 @@ def _model_inputs(
             raise GeometryError(msg)
         moved = volume if volume.grid.is_close(window) else resample(volume, window, "linear")
         scale = fit_intensity_scale(volume.data, median=conditions[name].get("median"))
-        channels.append(torch.from_numpy(np.ascontiguousarray(scale.normalise(moved.data)))[None])
+        channel = torch.from_numpy(np.ascontiguousarray(scale.normalise(moved.data)))[None]
+        if read_curves(state.section) is not None:
+            channel = clear_background(channel[0, 0])[None, None]
+        channels.append(channel)
     vector = None if state.box_acquisition is None else acquisition_vector(state.box_acquisition)
     return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present), curves=read_curves(state.section))

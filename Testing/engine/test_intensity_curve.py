@@ -14,26 +14,28 @@ from scorefusion.errors import BundleError, RequestError
 from scorefusion.fusion import InputRule, PlaneAverage
 from scorefusion.inputs import ModelInputs
 from scorefusion.intensity import fit_intensity_scale, foreground_mask
-from scorefusion.intensity_curve import IntensityCurve, read_curves
+from scorefusion.intensity_curve import IntensityCurve, clear_background, read_curves
 from scorefusion.pipeline import translate
+from scorefusion.preparation import as_magnitude
 from scorefusion.training.curves import find_curves
 from scorefusion.training.networks import make_ensemble, warm_start
 from scorefusion.training.recipe import parse_recipe
 from scorefusion.training.volumes import TrainingVolume
 
-BENT = IntensityCurve((-1.0, 0.8, 0.3, -0.2, -0.5))
+BENT = IntensityCurve((0.9, 0.8, 0.3, -0.2, -0.5))
 
 
 class TestCurve:
     def test_agrees_with_numpy_and_holds_beyond_the_ends(self):
         x = torch.linspace(-1.7, 1.9, 501)
         expected = np.interp(x.numpy(), np.linspace(-1, 1, 5), BENT.values)
+        expected[x.numpy() <= -0.99] = -1.0  # background
         np.testing.assert_allclose(BENT(x).numpy(), expected, atol=1e-6)
         assert BENT(torch.zeros(2, 1, 3, 4, 5)).shape == (2, 1, 3, 4, 5)
 
     def test_fit_finds_a_curve_through_noise(self):
         rng = torch.Generator().manual_seed(0)
-        x = torch.rand(40_000, generator=rng) * 2 - 1
+        x = torch.rand(40_000, generator=rng) * 1.98 - 0.98
         y = BENT(x) + 0.1 * torch.randn(40_000, generator=rng)
         found = IntensityCurve.fit([(x, y)], knots=5)
         np.testing.assert_allclose(found.values, BENT.values, atol=0.02)
@@ -43,12 +45,46 @@ class TestCurve:
         found = IntensityCurve.fit([(few, few * 0), (many, many * 0 + 1)], knots=5)
         assert float(found(torch.tensor(0.5))) == pytest.approx(0.5, abs=0.01)
 
-    def test_background_stays_and_brightness_never_seen_follows_its_neighbours(self):
+    def test_brightness_never_seen_follows_its_neighbours(self):
         x = torch.linspace(-0.2, 0.4, 1000)
         found = IntensityCurve.fit([(x, 0.5 * x)])
-        assert found.values[0] == -1.0
         assert float(found(torch.tensor(1.0))) == pytest.approx(0.5, abs=0.1)
         assert np.isfinite(found.values).all()
+
+
+class TestBackground:
+    def test_fluid_as_dark_as_background_belongs_to_the_head(self):
+        head = torch.full((20, 22, 24), -1.0)
+        head[4:16, 4:18, 4:20] = 0.3
+        head[8:12, 9:13, 10:14] = -1.0
+        cleared = clear_background(head)
+        assert (cleared[8:12, 9:13, 10:14] == -0.98).all()
+        assert (cleared[0] == -1).all()
+        assert (cleared[4:8, 4:18, 4:20] == 0.3).all()
+        assert float(BENT(cleared)[10, 10, 11]) == pytest.approx(0.9, abs=0.01)
+
+    def test_air_of_a_whole_head_becomes_background(self, make_volume):
+        noisy = torch.full((24, 24, 24), -0.97) + 0.01 * torch.rand(24, 24, 24)
+        noisy[6:18, 6:18, 6:18] = torch.rand(12, 12, 12)
+        cleared = clear_background(noisy)
+        assert (cleared[0] == -1).all()
+        assert (cleared[8:16, 8:16, 8:16] >= 0).all()
+
+    def test_a_slice(self):
+        head = torch.full((20, 1, 24), -1.0)
+        head[4:16, :, 4:20] = 0.3
+        head[8:12, :, 10:14] = -1.0
+        cleared = clear_background(head)
+        assert (cleared[8:12, :, 10:14] == -0.98).all()
+        assert (cleared[0] == -1).all()
+
+    def test_a_new_contrast_is_empty_around_the_head_only(self):
+        base = torch.full((1, 1, 20, 22, 24), -1.0)
+        base[..., 4:16, 4:18, 4:20] = 0.3
+        base[..., 8:12, 9:13, 10:14] = -1.0  # a ventricle, dark in T1w
+        made = as_magnitude(torch.full_like(base, 0.7), base)
+        assert (made[..., 4:16, 4:18, 4:20] == 0.7).all()
+        assert (made[0, 0, 0] == -1).all()
 
 
 class TestBase:
@@ -58,7 +94,7 @@ class TestBase:
         both = ModelInputs(conditions, curves=(BENT, identity))
         assert torch.equal(both.base, BENT(conditions[:, :1]))
         alone = ModelInputs(conditions, present=(False, True), curves=(BENT, identity))
-        torch.testing.assert_close(alone.base, conditions[:, 1:])
+        torch.testing.assert_close(alone.base, conditions[:, 1:], atol=0.011, rtol=0)  # background
         assert torch.equal(ModelInputs(conditions).base, conditions[:, :1])
 
     @pytest.mark.parametrize("groups", [((0,),), ((0,), (1,))])
@@ -71,8 +107,9 @@ class TestBase:
         t1 = make_volume((24, 20, 22), seed=3)
         result = translate(dict.fromkeys(names, t1), model=str(bundle.folder), device="cpu")
         normalised = result.volume.data[0] / 500.0 - 1.0
-        source = torch.from_numpy(fit_intensity_scale(t1.data).normalise(t1.data[0]))
-        inside = source > -0.9
+        source = clear_background(torch.from_numpy(fit_intensity_scale(t1.data).normalise(t1.data[0])))
+        inside = source > -0.99
+        assert inside.any()
         torch.testing.assert_close(torch.from_numpy(normalised)[inside], BENT(source)[inside], atol=2e-3, rtol=0)
 
     def test_a_bundles_medians_are_those_of_its_inputs(self, tmp_path, make_volume):
@@ -126,7 +163,7 @@ class TestTraining:
         torch.testing.assert_close(first(asked), told, atol=0.08, rtol=0)
         again = find_curves(path, [], ["t1"], self._no_head)
         assert again == (first,)
-        assert json.loads(path.read_text())[0][0] == -1.0
+        assert json.loads(path.read_text()) == [list(first.values)]
 
     def test_synthetic_heads_where_there_is_no_scan(self, tmp_path):
         def head(number):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scorefusion.acquisition import Acquisition, AxisSampling, Profile
 from scorefusion.inputs import ModelInputs, acquisition_vector
-from scorefusion.intensity_curve import IntensityCurve
+from scorefusion.intensity_curve import BACKGROUND, DARKEST, IntensityCurve, clear_background
 from scorefusion.planes import Plane, position_channels
 from scorefusion.synthesis import artefacts
 from scorefusion.training.recipe import Augmentation, Recipe, Scanners
@@ -161,7 +161,10 @@ class BlockSource:
         known = [next(key for key in c.contrasts if key in images) for c in self.recipe.conditions]
         target = next(key for key in self.recipe.target.contrasts if key in images)
         channels = zip((*known, target), self.recipe.medians, strict=True)
-        image = torch.stack([at_median(images[key], median) for key, median in channels])
+        chosen = [at_median(images[key], median) for key, median in channels]
+        if self.recipe.networks.base == "mapped_condition":
+            chosen[:-1] = [clear_background(channel) for channel in chosen[:-1]]
+        image = torch.stack(chosen)
         return _Cut(image, (0, 1, 2), (0, 0, 0), tuple(image.shape[1:]))
 
     def _augment(self, image: Tensor, rng: np.random.Generator) -> Tensor:
@@ -169,7 +172,10 @@ class BlockSource:
         # A translation's conditions come first; a channel of super-resolution has no median of its own.
         for channel, median in zip(image, (*self.recipe.medians, *[None] * len(image)), strict=False):
             self.change.set_random_state(int(rng.integers(2**31)))
-            channels.append(self.change(channel, pivot=1.0 if median is None else 0.5 * (median + 1.0)))
+            changed = self.change(channel, pivot=1.0 if median is None else 0.5 * (median + 1.0))
+            if self.recipe.networks.base == "mapped_condition":  # background is told apart before a scan is mapped
+                changed = torch.where(channel > BACKGROUND, changed.clamp(min=DARKEST), -1.0)
+            channels.append(changed)
         return torch.stack(channels)
 
     def _measure(self, cut: _Cut, rng: np.random.Generator) -> Block:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from scorefusion.errors import RequestError
-from scorefusion.intensity_curve import IntensityCurve
+from scorefusion.intensity_curve import BACKGROUND, IntensityCurve
 from scorefusion.training.volumes import TrainingVolume
 
-BACKGROUND = -0.99  # a voxel above it in any channel counts
 SYNTHETIC = 24  # heads to fit to, where there is no scan
 
 
@@ -59,7 +58,5 @@ def _heads(draw: Callable[[int], Tensor]) -> Iterator[Tensor]:
 
 def _voxels(images: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """Of `(C, I, J, K)` conditions and target: the voxels of one condition and of the target; none if it is missing."""
-    if not (images[index] > BACKGROUND).any():
-        return images.new_empty(0), images.new_empty(0)
-    seen = images.amax(dim=0) > BACKGROUND
+    seen = images[index] > BACKGROUND
     return images[index][seen], images[-1][seen]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import CacheDataset, set_track_meta
 from monai.transforms import Compose, CropForegroundd, MapTransform
 
@@ -20,6 +21,7 @@ from scorefusion.datasets.datalist import PROJECT, Case, Datalist, find_datalist
 from scorefusion.datasets.spectrum import read_axes
 from scorefusion.errors import RequestError, ScoreFusionError, VolumeError
 from scorefusion.intensity import fit_intensity_scale, foreground_mask
+from scorefusion.intensity_curve import clear_background
 from scorefusion.training.recipe import Recipe
 from scorefusion.volume import read_volume
 
@@ -142,7 +144,7 @@ def load_volumes(recipe: Recipe, cases: Sequence[Case]) -> list[TrainingVolume]:
         [
             ReadChannels(["item"], skip=skip),
             CropForegroundd(["image"], "image", select_fn=_foreground, margin=MARGIN, allow_smaller=True),
-            Normalise(["image"], recipe.medians),
+            Normalise(["image"], recipe.medians, recipe.networks.base == "mapped_condition"),
         ]
     )
     cached = _read_all(items, transform, recipe.data.cache_workers)
@@ -226,11 +228,11 @@ def _foreground(image: Any) -> np.ndarray:
 
 class Normalise(MapTransform):
     """Each channel by its own robust range or median to about [-1, 1], in half precision; a missing one (NaN) becomes
-    -1."""
+    -1. `clear`: tell the conditions' background from dark tissue, as a mapped base needs it."""
 
-    def __init__(self, keys: Sequence[str], medians: Sequence[float | None]) -> None:
+    def __init__(self, keys: Sequence[str], medians: Sequence[float | None], clear: bool = False) -> None:
         super().__init__(keys)
-        self.medians = medians
+        self.medians, self.clear = medians, clear
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -241,6 +243,8 @@ class Normalise(MapTransform):
             for number, (channel, median) in enumerate(zip(channels, self.medians, strict=False)):
                 if not np.isnan(channel).any() and channel.min() < channel.max():
                     scaled = fit_intensity_scale(channel[None], median=median).normalise(channel)
+                    if self.clear and number < len(channels) - 1:
+                        scaled = clear_background(torch.from_numpy(scaled)).numpy()
                     normalised[number] = np.clip(scaled, *LIMITS).astype(np.float16)
             result[key] = normalised
         return result

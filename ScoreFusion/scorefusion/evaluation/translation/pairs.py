@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scorefusion.datasets.case import Case
@@ -17,7 +16,7 @@ from scorefusion.errors import VolumeError
 from scorefusion.evaluation.lesions import FLUID_IS_DARK, LesionRegion, fluid_mask, lesion_region, read_lesion
 from scorefusion.evaluation.regions import EROSION, BrainRegion, brain_region, erode
 from scorefusion.evaluation.translation.direction import Direction
-from scorefusion.intensity import IntensityScale, fit_intensity_scale, foreground_mask
+from scorefusion.intensity import IntensityScale, filled, fit_intensity_scale, foreground_mask
 from scorefusion.planes import Plane
 from scorefusion.volume import Volume, read_volume
 
@@ -179,7 +178,7 @@ def _brain(case: Case, volumes: Mapping[str, Volume], target: str) -> BrainRegio
         return region
     inside = torch.ones(reference.spatial_shape, dtype=torch.bool)
     for volume in volumes.values():
-        inside &= erode(torch.from_numpy(_filled(foreground_mask(volume.data))), EROSION)
+        inside &= erode(torch.from_numpy(filled(foreground_mask(volume.data))), EROSION)
     if not bool(inside.any()):
         msg = f"{case.case_id}: the contrasts share no foreground; are they of the same head, on one grid?"
         raise VolumeError(msg)
@@ -187,16 +186,6 @@ def _brain(case: Case, volumes: Mapping[str, Volume], target: str) -> BrainRegio
         f"skull-stripped volumes: above background in every contrast, with what it encloses, eroded by {EROSION} voxels"
     )
     return BrainRegion(inside, how)
-
-
-def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """With its holes: fluid inside a stripped brain can be as dark as the background."""
-    import SimpleITK as sitk
-
-    filled: NDArray[np.bool_] = (
-        sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(mask.astype(np.uint8)))) > 0
-    )
-    return filled
 
 
 def _head(normalised: Mapping[str, Tensor]) -> BrainRegion:
