@@ -147,10 +147,20 @@ def train(out: Path, minutes: float, only: str, persons: str) -> None:
     print(json.dumps(figures))  # noqa: T201
 
 
-def use(name: str, quick: bool, persons: str) -> None:
-    """What can be chosen about one trained model."""
+def print_steps(model: Model, counts: list[int], persons: str) -> None:
+    """The rows with more than one step."""
+    for steps in counts:
+        scores = [score(model, model.rule, SamplingPlan(steps=steps), s, persons) for s in SETTINGS]
+        print(row(f"fusion, {steps} steps", scores), flush=True)  # noqa: T201
+
+
+def use(name: str, quick: bool, counts: list[int], persons: str) -> None:
+    """What can be chosen about one trained model; with `counts`, only the rows with these numbers of steps."""
     model = open_model(find_bundle(name))
     header(persons)
+    if counts:
+        print_steps(model, counts, persons)
+        return
     one = SamplingPlan()
     rules = {"one plane (coronal)": "coronal", "two planes (coronal + sagittal)": "average:coronal+sagittal",
              "three planes": "average", "fusion, features off": "fusion-scores", "fusion": "fusion"}  # fmt: skip
@@ -160,9 +170,7 @@ def use(name: str, quick: bool, persons: str) -> None:
         scores = [score(model, model.choose_rule(rule), one, s, persons, projected=False) for s in SETTINGS]
         print(row(label, scores), flush=True)  # noqa: T201
     last = model.schedule.num_train_timesteps - 1
-    for steps in (2, 4) if quick else (2, 4, 8, 16, 50):
-        scores = [score(model, model.rule, SamplingPlan(steps=steps), s, persons) for s in SETTINGS]
-        print(row(f"fusion, {steps} steps", scores), flush=True)  # noqa: T201
+    print_steps(model, [2, 4] if quick else [2, 4, 8, 16, 50], persons)
     for start in (800, 600, 400):
         plan = replace(SamplingPlan(steps=2 if quick else 4), start=start)
         scores = [score(model, model.rule, plan, s, persons) for s in SETTINGS]
@@ -179,13 +187,14 @@ def main() -> None:
     using = commands.add_parser("use")
     using.add_argument("--model", default="brain-sr")
     using.add_argument("--quick", action="store_true")
+    using.add_argument("--steps", default="", help="only the rows with these numbers of steps, with commas")
     for command in (training, using):
         command.add_argument("--subjects", default="", help="validation persons with commas; all if left out")
     options = parser.parse_args()
     if options.command == "train":
         train(options.out, options.minutes, options.only, options.subjects)
     else:
-        use(options.model, options.quick, options.subjects)
+        use(options.model, options.quick, [int(text) for text in options.steps.split(",") if text], options.subjects)
 
 
 if __name__ == "__main__":
