@@ -98,12 +98,30 @@ def score(
                 operator if projected else None,
                 measured if projected else None,
             )
-        estimate = subject.unit(scale.denormalise(result.mean[0, 0]))
-        truth = subject.unit(torch.from_numpy(subject.truth.data[0]))
-        mask = subject.brain.mask
-        values.append((psnr(estimate, truth, mask), ssim(estimate, truth, mask)))
-    means = np.mean(values, axis=0)
-    return Score(float(means[0]), float(means[1]))
+        values.append(compare(subject, scale.denormalise(result.mean[0, 0])))
+    return mean(values)
+
+
+def score_base(base: str, setting: str, persons: str) -> Score:
+    """What a model starts from, made to agree with the measurement."""
+    values = []
+    for subject in subjects(setting, persons):
+        scan = subject.scan
+        measured = torch.from_numpy(np.ascontiguousarray(scan.volume.data))[None]
+        image = base_image(scan.acquisition, measured, {"base": base})
+        values.append(compare(subject, scan.acquisition.project(image, measured)[0, 0]))
+    return mean(values)
+
+
+def compare(subject: Subject, image: torch.Tensor) -> Score:
+    """`(I, J, K)` in scanner units beside the truth, in the brain."""
+    estimate, truth = subject.unit(image), subject.unit(torch.from_numpy(subject.truth.data[0]))
+    return Score(psnr(estimate, truth, subject.brain.mask), ssim(estimate, truth, subject.brain.mask))
+
+
+def mean(scores: list[Score]) -> Score:
+    """Over volumes."""
+    return Score(float(np.mean([s.psnr for s in scores])), float(np.mean([s.ssim for s in scores])))
 
 
 def row(name: str, scores: list[Score], extra: str = "") -> str:
@@ -126,8 +144,10 @@ def open_model(bundle: Bundle) -> Model:
 
 
 def train(out: Path, minutes: float, only: str, persons: str) -> None:
-    """Train every variant for the same time and score it."""
+    """Train every variant for the same time and score it, beside what it starts from."""
     header(persons)
+    for base in ("back_projection", "linear", "nearest"):
+        print(row(f"(no network: {base} + projection)", [score_base(base, s, persons) for s in SETTINGS]), flush=True)  # noqa: T201
     numbers = [int(text) for text in only.split(",") if text]
     figures = {}
     for number, (name, changes) in enumerate(VARIANTS.items()):
