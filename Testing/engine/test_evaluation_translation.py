@@ -219,6 +219,19 @@ class TestLesions:
         assert found.mae == pytest.approx(0.4 * abs(error), abs=1e-5)
         assert found.mae_elsewhere == 0.0
 
+    def test_a_dark_lesion_fades_as_a_bright_one_does(self) -> None:
+        mask, brain = torch.from_numpy(lesion_of_three()), torch.ones(SHAPE, dtype=torch.bool)
+        region = lesion_region(mask, brain)
+        assert region is not None
+        truth = torch.full(SHAPE, 0.5)
+        truth[0::2] += 0.01
+        estimate = truth.clone()
+        ring = float(truth[region.ring].mean())
+        truth[mask], estimate[mask] = ring - 0.4, ring - 0.1
+        found = score_lesion(estimate, truth, region, brain)
+        assert found.contrast_error == pytest.approx(-0.75, abs=1e-4)  # a quarter is left
+        assert found.cnr_error == pytest.approx(-0.75, abs=1e-4)
+
     def test_fluid_beside_a_lesion_is_no_part_of_the_ring(self) -> None:
         brain, noise = torch.ones(SHAPE, dtype=torch.bool), torch.Generator().manual_seed(0)
         volume = 0.02 * torch.randn(SHAPE, generator=noise) + 0.6

@@ -148,7 +148,8 @@ def read_lesion(masks: Mapping[str, Path], like: Volume) -> tuple[str, Tensor] |
 
 
 def _relative(found: float, wanted: float) -> float:
-    return (found - wanted) / abs(wanted) if wanted != 0 else math.nan
+    """-1 = gone, 0 = as wanted, below -1 = turned round; of dark lesions (T1w) as of bright ones."""
+    return (found - wanted) / wanted if wanted != 0 else math.nan
 
 
 def _distance(mask: Tensor) -> Tensor:
