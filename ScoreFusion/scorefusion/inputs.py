@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefusion.acquisition import Acquisition
-from scorefusion.intensity_curve import IntensityCurve
+from scorefusion.intensity_curve import BACKGROUND, IntensityCurve
 from scorefusion.planes import Plane, position_channels, slabs_along
 from scorefusion.schedule import Prediction
 from scorefusion.unet import pad_to_multiple
@@ -62,7 +62,7 @@ class ModelInputs:
     @cached_property
     def foreground(self) -> Tensor:
         """`(B, 1, I, J, K)`: 1 where any condition present is above background (-0.99), else -1."""
-        seen = self.conditions[:, list(self.available)].amax(dim=1, keepdim=True) > -0.99
+        seen = self.conditions[:, list(self.available)].amax(dim=1, keepdim=True) > BACKGROUND
         return seen.to(self.conditions.dtype) * 2 - 1
 
     def padded(self, multiple: int) -> ModelInputs:

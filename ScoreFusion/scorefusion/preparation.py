@@ -151,9 +151,7 @@ def prepare(
 
     canonical, reorientation = base.canonical()
     scale = fit_intensity_scale(canonical.data, median=by_name[first].get("median"))
-    normalised = torch.from_numpy(np.ascontiguousarray(scale.normalise(canonical.data)))[None]  # (1, 1, i, j, k)
-    if read_curves(section) is not None:
-        normalised = clear_background(normalised[0, 0])[None, None]
+    normalised = _normalised(canonical, scale, section)
     mask = foreground_mask(canonical.data)
     margin = max(1, round(FOREGROUND_MARGIN_MM / min(canonical.spacing)))
     coarse_box = foreground_box(mask, margin)
@@ -164,6 +162,12 @@ def prepare(
     state.like = base
     state.inputs = _model_inputs(volumes, by_name, state, report)
     return state
+
+
+def _normalised(volume: Volume, scale: IntensityScale, section: dict[str, Any]) -> Tensor:
+    """`(1, 1, i, j, k)` a condition as the networks see it; where it is mapped, its background is told apart."""
+    channel = torch.from_numpy(np.ascontiguousarray(scale.normalise(volume.data)))[None]
+    return channel if read_curves(section) is None else clear_background(channel[0, 0])[None, None]
 
 
 def _measured_request(
@@ -241,9 +245,6 @@ def _model_inputs(
             raise GeometryError(msg)
         moved = volume if volume.grid.is_close(window) else resample(volume, window, "linear")
         scale = fit_intensity_scale(volume.data, median=conditions[name].get("median"))
-        channel = torch.from_numpy(np.ascontiguousarray(scale.normalise(moved.data)))[None]
-        if read_curves(state.section) is not None:
-            channel = clear_background(channel[0, 0])[None, None]
-        channels.append(channel)
+        channels.append(_normalised(moved, scale, state.section))
     vector = None if state.box_acquisition is None else acquisition_vector(state.box_acquisition)
     return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present), curves=read_curves(state.section))

@@ -26,6 +26,7 @@ from scorefusion.datasets.datalist import SECTIONS, Datalist, project_datalist, 
 from scorefusion.errors import RequestError, VolumeError  # noqa: E402
 from scorefusion.evaluation import cli  # noqa: E402
 from scorefusion.evaluation.lesions import (  # noqa: E402
+    LesionScore,
     fluid_mask,
     lesion_contrast,
     lesion_region,
@@ -205,21 +206,20 @@ class TestLesions:
 
     @pytest.mark.parametrize(("level", "error"), [(0.5, -1.0), (0.7, -0.5), (0.9, 0.0), (0.3, -1.5)])
     def test_relative_error_of_a_faded_a_lost_and_a_turned_lesion(self, level: float, error: float) -> None:
-        mask, brain = torch.from_numpy(lesion_of_three()), torch.ones(SHAPE, dtype=torch.bool)
-        region = lesion_region(mask, brain)
-        assert region is not None
-        truth = torch.full(SHAPE, 0.5)
-        truth[0::2] += 0.01
-        estimate = truth.clone()
-        ring = float(truth[region.ring].mean())
-        truth[mask], estimate[mask] = ring + 0.4, ring + level - 0.5
-        found = score_lesion(estimate, truth, region, brain)
+        found = self._score(wanted=0.4, made=level - 0.5)
         assert found.contrast_error == pytest.approx(error, abs=1e-4)
         assert found.cnr_error == pytest.approx(error, abs=1e-4)
         assert found.mae == pytest.approx(0.4 * abs(error), abs=1e-5)
         assert found.mae_elsewhere == 0.0
 
     def test_a_dark_lesion_fades_as_a_bright_one_does(self) -> None:
+        found = self._score(wanted=-0.4, made=-0.1)
+        assert found.contrast_error == pytest.approx(-0.75, abs=1e-4)  # a quarter is left
+        assert found.cnr_error == pytest.approx(-0.75, abs=1e-4)
+
+    @staticmethod
+    def _score(wanted: float, made: float) -> LesionScore:
+        """Of a lesion that stands out by `made` from a ring from which it should by `wanted`."""
         mask, brain = torch.from_numpy(lesion_of_three()), torch.ones(SHAPE, dtype=torch.bool)
         region = lesion_region(mask, brain)
         assert region is not None
@@ -227,10 +227,8 @@ class TestLesions:
         truth[0::2] += 0.01
         estimate = truth.clone()
         ring = float(truth[region.ring].mean())
-        truth[mask], estimate[mask] = ring - 0.4, ring - 0.1
-        found = score_lesion(estimate, truth, region, brain)
-        assert found.contrast_error == pytest.approx(-0.75, abs=1e-4)  # a quarter is left
-        assert found.cnr_error == pytest.approx(-0.75, abs=1e-4)
+        truth[mask], estimate[mask] = ring + wanted, ring + made
+        return score_lesion(estimate, truth, region, brain)
 
     def test_fluid_beside_a_lesion_is_no_part_of_the_ring(self) -> None:
         brain, noise = torch.ones(SHAPE, dtype=torch.bool), torch.Generator().manual_seed(0)

@@ -169,8 +169,7 @@ class BlockSource:
 
     def _augment(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         channels = []
-        # A translation's conditions come first; a channel of super-resolution has no median of its own.
-        for channel, median in zip(image, (*self.recipe.medians, *[None] * len(image)), strict=False):
+        for channel, median in zip(image, self.recipe.medians[: len(image)], strict=True):
             self.change.set_random_state(int(rng.integers(2**31)))
             changed = self.change(channel, pivot=1.0 if median is None else 0.5 * (median + 1.0))
             if self.recipe.networks.base == "mapped_condition":  # background is told apart before a scan is mapped
@@ -185,8 +184,7 @@ class BlockSource:
         if self.recipe.task == "super_resolution":
             operator = draw_acquisition(self.recipe.data.acquisition, _triple(target.shape[1:]), rng, cut.sharp_axes)
             conditions = torch.cat([self._base(operator, target), conditions])
-        base = conditions[:1] if self.curves is None else self.curves[0](conditions[:1])
-        residual = 0.5 * gain * (target - base)
+        residual = 0.5 * gain * (target - ModelInputs(conditions[None], curves=self.curves).base[0])
         weight = 1.0
         if self.recipe.networks.prediction == "clean":  # noise and v have the same power in every block
             weight = 1.0 / (float(residual.square().mean()) + 0.02)
@@ -229,8 +227,8 @@ class _Cut:
 
 
 def at_median(image: Tensor, median: float | None) -> Tensor:
-    """An image in [-1, 1] with the median of what is above background (-0.99) at a level; None: as it is."""
-    seen = image[image > -0.99]
+    """An image in [-1, 1] with the median of what is above background at a level; None: as it is."""
+    seen = image[image > BACKGROUND]
     if median is None or not seen.numel():
         return image
     return (image + 1.0) * ((median + 1.0) / (float(seen.median()) + 1.0)) - 1.0

@@ -83,7 +83,7 @@ class PlaneLoss(nn.Module):
         axis = 1 + member.plane.axis
         shift = own_base_shift(block, member, self.ensemble.rule.residual_gain)
         found = []
-        for index in torch.randint(0, block.base.shape[axis], (self.stage.slices,), generator=generator).tolist():
+        for index in torch.randint(0, block.residual.shape[axis], (self.stage.slices,), generator=generator).tolist():
             residual = block.residual.narrow(axis, index, 1)
             if shift is not None:
                 residual = residual + shift.narrow(axis, index, 1)
@@ -132,7 +132,7 @@ def own_base_shift(block: Block, member: Member, gain: float) -> Tensor | None:
 def _slab(ensemble: PlaneEnsemble, x_t: Tensor, block: Block, member: Member, index: int) -> Tensor:
     """The input of one patch, through the very function that inference uses, on the few slices that it needs."""
     radius, axis = ensemble.rule.slab_radius, 1 + member.plane.axis
-    size = block.base.shape[axis]
+    size = block.residual.shape[axis]
     wanted = torch.arange(index - radius, index + radius + 1).clamp(0, size - 1).to(block.conditions.device)
     position = None if block.position is None else block.position.index_select(axis, wanted)[None]
     inputs = ModelInputs(block.conditions.index_select(axis, wanted)[None], None, block.present, position)
