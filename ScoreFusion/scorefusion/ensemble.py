@@ -30,6 +30,12 @@ class Member:
     conditions: tuple[int, ...] = (0,)
 
 
+def own_base_shift(inputs: ModelInputs, member: Member, gain: float) -> Tensor | None:
+    """`(B, 1, I, J, K)` `gain * (base - the member's base) / 2`; None where the two are one."""
+    known = [index for index in member.conditions if index in inputs.available]
+    return None if inputs.same_base(known) else 0.5 * gain * (inputs.base - inputs.base_of(known))
+
+
 def rebase(x: Tensor, shift: Tensor, alpha_bar: Tensor) -> Tensor:
     """The noisy residual as a network with another base sees it: `x_t + sqrt(alpha_bar) * shift`.
 
@@ -140,12 +146,8 @@ class PlaneEnsemble(nn.Module):
         member = self.members[number]
         network = self.network(member)
         batch, plane = x_t.shape[0], member.plane
-        base = next(index for index in member.conditions if index in inputs.available)
-        shift = None  # a member with the common base sees x_t as it is
-        seen = x_t
-        if base != inputs.available[0]:
-            shift = 0.5 * self.rule.residual_gain * (inputs.base - inputs.base_of(base))
-            seen = rebase(x_t, shift, alpha_bar)
+        shift = own_base_shift(inputs, member, self.rule.residual_gain)
+        seen = x_t if shift is None else rebase(x_t, shift, alpha_bar)
 
         num_slices = x_t.shape[2 + plane.axis]
         rows, columns = (x_t.shape[2 + axis] for axis in plane.in_plane_axes)

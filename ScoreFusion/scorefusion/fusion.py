@@ -279,7 +279,7 @@ class ScoreFusion(VolumeRule):
             shown[:, active] = predictions
         output = self.ask(self.rule.volume(x_t, inputs, shown), inputs, alpha_bar, features)
         free, correction = output[:, :-1], output[:, -1:]
-        if self.prior is not None:
+        if self.prior is not None and len(active) == members:  # it was fitted to the voices of all
             common, gain = self.prior(alpha_bar, self.rule.volume_vector(inputs))
             free = free + common
             correction = correction + gain * predictions.mean(dim=1, keepdim=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefusion.acquisition import Acquisition
-from scorefusion.intensity_curve import BACKGROUND, IntensityCurve
+from scorefusion.intensity_map import BACKGROUND, IntensityMaps
 from scorefusion.planes import Plane, position_channels, slabs_along
 from scorefusion.schedule import Prediction
 from scorefusion.unet import pad_to_multiple
@@ -34,14 +34,14 @@ class ModelInputs:
         acquisition: `(B, 6)` log2 of factor and width along i, j, k; None = measured as it is.
         present: which conditions are there; None = all.
         position: `(B or 1, 3, I, J, K)` coordinates in [-1, 1]; None = of this volume. Given when this is a crop.
-        curves: one a condition, where the base is a mapped condition; None = the base is the condition itself.
+        maps: where the base is a mapped condition; None = the base is the condition itself.
     """
 
     conditions: Tensor
     acquisition: Tensor | None = None
     present: tuple[bool, ...] | None = None
     position: Tensor | None = None
-    curves: tuple[IntensityCurve, ...] | None = None
+    maps: IntensityMaps | None = None
 
     @property
     def available(self) -> tuple[int, ...]:
@@ -51,13 +51,19 @@ class ModelInputs:
 
     @cached_property
     def base(self) -> Tensor:
-        """`(B, 1, I, J, K)` the base of the first condition present: what the residual is added to."""
-        return self.base_of(self.available[0])
+        """`(B, 1, I, J, K)` what the residual is added to: the first condition present, or what those present say of
+        the target."""
+        return self.base_of(self.available)
 
-    def base_of(self, index: int) -> Tensor:
-        """`(B, 1, I, J, K)` what a residual would be added to if condition `index` were the first one."""
-        condition = self.conditions[:, index : index + 1]
-        return condition if self.curves is None else self.curves[index](condition)
+    def base_of(self, indices: Sequence[int]) -> Tensor:
+        """`(B, 1, I, J, K)` what a residual would be added to if only the conditions `indices` were there."""
+        first = indices[0]
+        return self.conditions[:, first : first + 1] if self.maps is None else self.maps(self.conditions, indices)
+
+    def same_base(self, indices: Sequence[int]) -> bool:
+        """Whether `base_of(indices)` is `base`: then nothing needs to be moved between the two."""
+        joint = self.maps is not None and self.maps.joint is not None
+        return tuple(indices) == self.available or (indices[0] == self.available[0] and not joint)
 
     @cached_property
     def foreground(self) -> Tensor:

@@ -16,7 +16,7 @@ from scorefusion.errors import GeometryError, RequestError
 from scorefusion.grid import Box, Grid, Reorientation, foreground_box, overlap_fraction
 from scorefusion.inputs import ModelInputs, acquisition_vector
 from scorefusion.intensity import IntensityScale, filled, fit_intensity_scale, foreground_mask
-from scorefusion.intensity_curve import clear_background, read_curves
+from scorefusion.intensity_map import clear_background, read_maps
 from scorefusion.progress import Reporter
 from scorefusion.restore import base_image
 from scorefusion.unet import at
@@ -167,7 +167,7 @@ def prepare(
 def _normalised(volume: Volume, scale: IntensityScale, section: dict[str, Any]) -> Tensor:
     """`(1, 1, i, j, k)` a condition as the networks see it; where it is mapped, its background is told apart."""
     channel = torch.from_numpy(np.ascontiguousarray(scale.normalise(volume.data)))[None]
-    return channel if read_curves(section) is None else clear_background(channel[0, 0])[None, None]
+    return channel if read_maps(section) is None else clear_background(channel[0, 0])[None, None]
 
 
 def _measured_request(
@@ -247,4 +247,4 @@ def _model_inputs(
         scale = fit_intensity_scale(volume.data, median=conditions[name].get("median"))
         channels.append(_normalised(moved, scale, state.section))
     vector = None if state.box_acquisition is None else acquisition_vector(state.box_acquisition)
-    return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present), curves=read_curves(state.section))
+    return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present), maps=read_maps(state.section))

@@ -297,6 +297,18 @@ class TestAcquisitionPrior:
         assert torch.allclose(weights.sum(dim=1), torch.zeros(2, 8, 12, 16), atol=1e-5)
         assert correction.abs().max() > 0.01
 
+    def test_a_prior_fitted_to_all_voices_is_silent_where_one_is_missing(self) -> None:
+        rule = InputRule(slab_radius=1, plane_context=True, prediction="clean")
+        fusion = tiny_fusion(tiny_ensemble(rule, groups=((0,), (1,))), fresh=True, conditions=2)
+        fusion.prior = AcquisitionPrior(6, 0)
+        torch.nn.init.normal_(fusion.prior.head.weight, std=0.3)
+        x_t = torch.randn(1, 1, 8, 12, 16)
+        conditions = torch.rand(1, 2, 8, 12, 16)
+        both, alone = ModelInputs(conditions), ModelInputs(conditions, present=(True, False))
+        average, level = PlaneAverage(fusion.ensemble), torch.tensor([0.3])
+        assert torch.equal(fusion(x_t, alone, level), average(x_t, alone, level))
+        assert not torch.allclose(fusion(x_t, both, level), average(x_t, both, level), atol=1e-3)
+
     def test_least_squares_finds_the_plane_that_knows(self) -> None:
         """One member right, two noisy: the fitted prior gives the weight to the first, and no gain."""
         generator = torch.Generator().manual_seed(0)

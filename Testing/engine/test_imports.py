@@ -31,8 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "planes": {"errors"},
     # From slices to rules: each knows only what stands before it.
     "tiling": {"unet"},
-    "intensity_curve": {"intensity"},
-    "inputs": {"acquisition", "intensity_curve", "planes", "schedule", "unet"},
+    "intensity_map": {"intensity"},
+    "inputs": {"acquisition", "intensity_map", "planes", "schedule", "unet"},
     "features": {"planes", "unet"},
     "ensemble": {"errors", "features", "inputs", "planes", "schedule", "unet"},
     # Files and people, no networks; only its command talks to the terminal.

@@ -20,17 +20,18 @@ from test_training_data import phantom, write
 from typer.testing import CliRunner
 
 from scorefusion.bundle import Bundle
+from scorefusion.ensemble import own_base_shift
 from scorefusion.errors import RequestError
 from scorefusion.fusion import PlaneAverage, ScoreFusion, VolumeOnly
 from scorefusion.inputs import ModelInputs
 from scorefusion.intensity import fit_intensity_scale
-from scorefusion.intensity_curve import IntensityCurve
+from scorefusion.intensity_map import read_maps
 from scorefusion.model import load_model
 from scorefusion.pipeline import translate
 from scorefusion.progress import Reporter
 from scorefusion.training.blocks import Block, BlockSource
 from scorefusion.training.cli import app
-from scorefusion.training.losses import FusionLoss, PlaneLoss, add_noise, draw_timesteps, own_base_shift
+from scorefusion.training.losses import FusionLoss, PlaneLoss, add_noise, draw_timesteps
 from scorefusion.training.networks import make_ensemble, make_fusion, warm_start
 from scorefusion.training.packed import PackedData, pack, unpack
 from scorefusion.training.recipe import parse_recipe
@@ -257,13 +258,15 @@ class TestTranslation:
         done = run_cli(a_study(content), "--out", tmp_path / "run")
         assert done.exit_code == 0, done.output
         bundle = Bundle(tmp_path / "run" / "bundle" / "tiny-translate")
-        curves = json.loads((tmp_path / "run" / "curves.json").read_text())
-        assert bundle.section["base_curves"] == curves
-        assert len(curves) == 2
+        kept = json.loads((tmp_path / "run" / "maps.json").read_text())
+        maps = read_maps(bundle.section)
+        assert maps is not None
+        assert maps == read_maps(kept)
+        assert maps.joint is not None
         t1 = read_volume(tmp_path / "p3_t1.nii.gz")
         result = translate({"t1": t1}, model=str(bundle.folder), preset="fast", device="cpu")
         source = torch.from_numpy(fit_intensity_scale(t1.data).normalise(t1.data[0]))
-        expected = IntensityCurve(tuple(curves[0]))(source)
+        expected = maps.single[0](source)
         got, inside = torch.from_numpy(result.volume.data[0]) / 500.0 - 1.0, source > -0.9
         torch.testing.assert_close(got[inside], expected[inside], atol=5e-3, rtol=0)
 
@@ -455,10 +458,10 @@ class TestLosses:
         block = Block(block.conditions, block.residual, 1.0)
         ensemble = make_ensemble(recipe)
         second = next(member for member in ensemble.members if member.conditions == (1,))
-        shift = own_base_shift(block, second, 2.0)
+        shift = own_base_shift(block.inputs, second, 2.0)
         truth = block.conditions[0] + block.residual[0]  # gain 2
-        torch.testing.assert_close(block.conditions[1] + (block.residual + shift)[0], truth)
-        assert own_base_shift(block, ensemble.members[0], 2.0) is None
+        torch.testing.assert_close(block.conditions[1] + (block.residual + shift[0])[0], truth)
+        assert own_base_shift(block.inputs, ensemble.members[0], 2.0) is None
 
 
 def test_a_network_can_learn_its_task(tmp_path, a_study):

@@ -127,6 +127,8 @@ def _check_section(checker: _Checker, section: dict[str, Any]) -> None:
     if section.get("base") == "mapped_condition":
         each = len(conditions)
         check(section, top, "base_curves", _are_curves(each), f"{each} lists (one a condition) of at least two numbers")
+        joint = f"n to the power of {each} numbers (as many conditions), n at least 2"
+        check(section, top, "base_joint", _is_joint_map(each), joint, optional=True)
     _check_target(checker, section, conditions)
     files = _check_files(checker, section)
     steps = _check_schedule(checker, section)
@@ -353,6 +355,15 @@ def _are_curves(count: int) -> Callable[[Any], bool]:
         isinstance(value, list)
         and len(value) == count
         and all(isinstance(curve, list) and len(curve) > 1 and _are_numbers(len(curve))(curve) for curve in value)
+    )
+
+
+def _is_joint_map(conditions: int) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, list)
+        and conditions > 1
+        and any(knots**conditions == len(value) for knots in range(2, len(value)))
+        and _are_numbers(len(value))(value)
     )
 
 

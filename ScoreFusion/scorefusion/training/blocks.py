@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scorefusion.acquisition import Acquisition, AxisSampling, Profile
 from scorefusion.inputs import ModelInputs, acquisition_vector
-from scorefusion.intensity_curve import BACKGROUND, DARKEST, IntensityCurve, clear_background
+from scorefusion.intensity_map import BACKGROUND, DARKEST, IntensityMaps, clear_background
 from scorefusion.planes import Plane, position_channels
 from scorefusion.synthesis import artefacts
 from scorefusion.training.recipe import Augmentation, Recipe, Scanners
@@ -51,7 +51,7 @@ class Block:
         present: which conditions are there; None = all.
         planes: planes that can be cut (a single slice has one).
         position: `(3, I, J, K)` coordinates in the whole head, where the networks are shown them.
-        curves: one a condition, where the base is a mapped condition.
+        maps: where the base is a mapped condition.
     """
 
     conditions: Tensor
@@ -62,7 +62,7 @@ class Block:
     present: tuple[bool, ...] | None = None
     planes: tuple[Plane, ...] = tuple(Plane)
     position: Tensor | None = None
-    curves: tuple[IntensityCurve, ...] | None = None
+    maps: IntensityMaps | None = None
 
     @property
     def base(self) -> Tensor:
@@ -74,7 +74,7 @@ class Block:
         """As the networks take it, a batch of one."""
         known = None if self.acquisition is None else self.acquisition[None]
         position = None if self.position is None else self.position[None]
-        return ModelInputs(self.conditions[None], known, self.present, position, self.curves)
+        return ModelInputs(self.conditions[None], known, self.present, position, self.maps)
 
 
 class BlockSource:
@@ -87,7 +87,7 @@ class BlockSource:
         generator: of synthetic heads, drawn with chance `recipe.data.synthetic.share`.
         augment: False for validation.
         device: where blocks are made and stay.
-        curves: one a condition, where the recipe's base is a mapped condition.
+        maps: where the recipe's base is a mapped condition.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class BlockSource:
         generator: ContrastGenerator | None = None,
         augment: bool = True,
         device: torch.device | str = "cpu",
-        curves: tuple[IntensityCurve, ...] | None = None,
+        maps: IntensityMaps | None = None,
     ) -> None:
         self.recipe, self.volumes, self.generator = recipe, volumes, generator
-        self.curves = curves
+        self.maps = maps
         self.device = torch.device(device)
         self.augment = augment
         weights = np.array([volume.weight for volume in volumes])
@@ -162,7 +162,7 @@ class BlockSource:
         target = next(key for key in self.recipe.target.contrasts if key in images)
         channels = zip((*known, target), self.recipe.medians, strict=True)
         chosen = [at_median(images[key], median) for key, median in channels]
-        if self.recipe.networks.base == "mapped_condition":
+        if self.recipe.maps_conditions:
             chosen[:-1] = [clear_background(channel) for channel in chosen[:-1]]
         image = torch.stack(chosen)
         return _Cut(image, (0, 1, 2), (0, 0, 0), tuple(image.shape[1:]))
@@ -172,7 +172,7 @@ class BlockSource:
         for channel, median in zip(image, self.recipe.medians[: len(image)], strict=True):
             self.change.set_random_state(int(rng.integers(2**31)))
             changed = self.change(channel, pivot=1.0 if median is None else 0.5 * (median + 1.0))
-            if self.recipe.networks.base == "mapped_condition":  # background is told apart before a scan is mapped
+            if self.recipe.maps_conditions:  # background is told apart before a scan is mapped
                 changed = torch.where(channel > BACKGROUND, changed.clamp(min=DARKEST), -1.0)
             channels.append(changed)
         return torch.stack(channels)
@@ -184,14 +184,16 @@ class BlockSource:
         if self.recipe.task == "super_resolution":
             operator = draw_acquisition(self.recipe.data.acquisition, _triple(target.shape[1:]), rng, cut.sharp_axes)
             conditions = torch.cat([self._base(operator, target), conditions])
-        residual = 0.5 * gain * (target - ModelInputs(conditions[None], curves=self.curves).base[0])
+        present = self._presence(conditions, rng)
+        base = ModelInputs(conditions[None], present=present, maps=self.maps).base[0]
+        residual = 0.5 * gain * (target - base)
         weight = 1.0
         if self.recipe.networks.prediction == "clean":  # noise and v have the same power in every block
             weight = 1.0 / (float(residual.square().mean()) + 0.02)
         planes = tuple(p for p in self.recipe.planes if min(target.shape[1 + a] for a in p.in_plane_axes) > 1)
         position = cut.position() if self.recipe.networks.position else None
         known = None if operator is None else acquisition_vector(operator)[0].to(self.device)
-        return Block(conditions, residual, weight, known, operator, self._presence(rng), planes, position, self.curves)
+        return Block(conditions, residual, weight, known, operator, present, planes, position, self.maps)
 
     def _base(self, operator: Acquisition, target: Tensor) -> Tensor:
         measured, base = operator.forward(target[None]), self.recipe.networks.base
@@ -201,11 +203,16 @@ class BlockSource:
         assert base != "mapped_condition"
         return operator.upsample(measured, base)[0]
 
-    def _presence(self, rng: np.random.Generator) -> tuple[bool, ...] | None:
+    def _presence(self, conditions: Tensor, rng: np.random.Generator) -> tuple[bool, ...] | None:
+        """Optional conditions are left out at random, and where the person's scan lacks them."""
         optional = [condition.optional for condition in self.recipe.conditions]
         if not any(optional):
             return None
-        return tuple(not (may_lack and rng.random() < DROPPED) for may_lack in optional)
+        dropped = [may_lack and rng.random() < DROPPED for may_lack in optional]
+        lacking = [
+            may_lack and not bool((c > BACKGROUND).any()) for may_lack, c in zip(optional, conditions, strict=True)
+        ]
+        return tuple(not (left_out or lacks) for left_out, lacks in zip(dropped, lacking, strict=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from scorefusion.bundle import Bundle, write_bundle
 from scorefusion.ensemble import PlaneEnsemble
 from scorefusion.errors import RequestError
 from scorefusion.fusion import FusionRule, ScoreFusion, VolumeOnly
-from scorefusion.intensity_curve import IntensityCurve
+from scorefusion.intensity_map import IntensityMaps
 from scorefusion.model import fusion_state
 from scorefusion.training.networks import plane_entries
 from scorefusion.training.recipe import Recipe
@@ -57,7 +56,7 @@ def export_bundle(
     folder: Path,
     training: dict[str, Any],
     near: Path | None = None,
-    curves: Sequence[IntensityCurve] | None = None,
+    maps: IntensityMaps | None = None,
 ) -> Bundle:
     """Write the bundle of a trained rule.
 
@@ -67,7 +66,7 @@ def export_bundle(
         folder: of the new bundle; one that is there is replaced.
         training: facts for the metadata: recipe, subjects, seconds.
         near: folder that the recipe's card and licence files count from.
-        curves: of a mapped condition.
+        maps: of a mapped condition.
     """
     networks, states = _networks(recipe, rule)
     section: dict[str, Any] = {
@@ -112,8 +111,8 @@ def export_bundle(
         "intended_use": INTENDED_USE,
         "scorefusion": section,
     }
-    if curves is not None:
-        section["base_curves"] = [list(curve.values) for curve in curves]
+    if maps is not None:
+        section.update(maps.section)
     card = _text(recipe.output.card, near) or plain_card(recipe, metadata, training)
     licence = _text(recipe.output.licence, near) or f"{recipe.output.licence_name}\n"
     return write_bundle(folder, metadata, states, card, licence, overwrite=True)

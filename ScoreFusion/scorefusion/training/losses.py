@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scorefusion.ensemble import Member, PlaneEnsemble
+from scorefusion.ensemble import Member, PlaneEnsemble, own_base_shift
 from scorefusion.features import FeatureRecorder
 from scorefusion.fusion import FusionRule, ScoreFusion, VolumeOnly
 from scorefusion.inputs import ModelInputs
@@ -81,12 +81,12 @@ class PlaneLoss(nn.Module):
 
     def _patches(self, block: Block, member: Member, generator: torch.Generator) -> list[_Patch]:
         axis = 1 + member.plane.axis
-        shift = own_base_shift(block, member, self.ensemble.rule.residual_gain)
+        shift = own_base_shift(block.inputs, member, self.ensemble.rule.residual_gain)
         found = []
         for index in torch.randint(0, block.residual.shape[axis], (self.stage.slices,), generator=generator).tolist():
             residual = block.residual.narrow(axis, index, 1)
             if shift is not None:
-                residual = residual + shift.narrow(axis, index, 1)
+                residual = residual + shift[0].narrow(axis, index, 1)
             noisy = add_noise(residual[None], self.schedule, self.stage.pure_noise_share, generator)
             found.append(
                 _Patch(
@@ -118,15 +118,6 @@ class _Patch:
     alpha_bar: Tensor  # (1,)
     context: Tensor | None  # (1, plane_context_size)
     weight: float
-
-
-def own_base_shift(block: Block, member: Member, gain: float) -> Tensor | None:
-    """`(1, I, J, K)` to add to the residual for a member whose base is another condition; None for the common base."""
-    available = block.inputs.available
-    base = next(index for index in member.conditions if index in available)
-    if base == available[0]:
-        return None
-    return 0.5 * gain * (block.inputs.base - block.inputs.base_of(base))[0]
 
 
 def _slab(ensemble: PlaneEnsemble, x_t: Tensor, block: Block, member: Member, index: int) -> Tensor:

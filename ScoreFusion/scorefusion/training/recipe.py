@@ -315,6 +315,11 @@ class Recipe(_Part):
         return (*(condition.median for condition in self.conditions if not condition.coarse), self.target.median)
 
     @property
+    def maps_conditions(self) -> bool:
+        """Whether networks start from what the brightness of the conditions says of the target."""
+        return self.networks.base == "mapped_condition"
+
+    @property
     def warm_starts(self) -> tuple[str, ...]:
         """Names or folders of the models to start from: none, one, or one for each condition."""
         if self.warm_start is None:

@@ -2,7 +2,7 @@
 
 RUN/recipe.yaml            the complete recipe
 RUN/<stage>/state.ckpt     to go on; average.safetensors, log.csv, tensorboard/, pictures/ beside it
-RUN/curves.json            of a mapped condition
+RUN/maps.json              of a mapped condition
 RUN/bundle/<name>          the model
 """
 
@@ -23,14 +23,14 @@ from scorefusion.datasets.case import Case
 from scorefusion.ensemble import PlaneEnsemble
 from scorefusion.errors import RequestError
 from scorefusion.fusion import FusionRule, PlaneAverage, ScoreFusion, VolumeOnly
-from scorefusion.intensity_curve import IntensityCurve
+from scorefusion.intensity_map import IntensityMaps
 from scorefusion.progress import Reporter
 from scorefusion.runtime import pick_precision
 from scorefusion.training.blocks import Block, BlockSource, Pool
-from scorefusion.training.curves import find_curves
 from scorefusion.training.examine import gain_over_base, picture, save_picture
 from scorefusion.training.export import export_bundle
 from scorefusion.training.losses import Crop, FusionLoss, JointLoss, PlaneLoss, VolumeLoss
+from scorefusion.training.maps import find_maps
 from scorefusion.training.networks import make_ensemble, make_fusion, make_volume, warm_start, warm_start_conditions
 from scorefusion.training.packed import PackedData, open_packed, pack, without
 from scorefusion.training.prior import GramMatrices, fit_prior, gram_matrix
@@ -113,19 +113,19 @@ class Run:
         volumes = self.validation_volumes or self.volumes
         edge = min(VALIDATION_EDGE, *self.recipe.data.block)
         source = BlockSource(
-            self.recipe, volumes, (edge,) * 3, self._generator((edge,) * 3), augment=False, curves=self.curves
+            self.recipe, volumes, (edge,) * 3, self._generator((edge,) * 3), augment=False, maps=self.maps
         )
         return [source.draw(number, VALIDATION_STREAM) for number in range(VALIDATION_BLOCKS)]
 
     @cached_property
-    def curves(self) -> tuple[IntensityCurve, ...] | None:
-        """Of a mapped condition, one a condition; None for any other base."""
-        if self.recipe.networks.base != "mapped_condition":
+    def maps(self) -> IntensityMaps | None:
+        """Of a mapped condition; None for any other base."""
+        if not self.recipe.maps_conditions:
             return None
         edge = min(VALIDATION_EDGE, *self.recipe.data.block)
         names = [condition.name for condition in self.recipe.conditions]
         heads = BlockSource(self.recipe, (), (edge,) * 3, self._generator((edge,) * 3), augment=False)
-        return find_curves(self.folder / "curves.json", self.volumes, names, heads.synthetic_head)
+        return find_maps(self.folder / "maps.json", self.volumes, names, heads.synthetic_head)
 
     def _generator(self, shape: tuple[int, int, int]) -> Any:
         """Of synthetic heads, if the recipe wants them."""
@@ -151,9 +151,9 @@ class Run:
         """Training blocks of a stage; stage `volumes` takes whole volumes, and no synthetic heads."""
         device = self.fabric.device
         if name == "volumes":
-            return BlockSource(self.recipe, self.volumes, None, device=device, curves=self.curves)
+            return BlockSource(self.recipe, self.volumes, None, device=device, maps=self.maps)
         shape = self.recipe.data.block if stage.crop is None else (stage.crop,) * 3
-        return BlockSource(self.recipe, self.volumes, shape, self._generator(shape), device=device, curves=self.curves)
+        return BlockSource(self.recipe, self.volumes, shape, self._generator(shape), device=device, maps=self.maps)
 
     def train(
         self, name: str, stage: Stage, loss: torch.nn.Module, rule: FusionRule, make: Callable[[int, int], Any]
@@ -310,7 +310,7 @@ class Run:
             "device": str(self.fabric.device),
             "processes": self.fabric.world_size,
         }
-        bundle = export_bundle(self.recipe, rule.eval(), folder, facts, near=self.near, curves=self.curves)
+        bundle = export_bundle(self.recipe, rule.eval(), folder, facts, near=self.near, maps=self.maps)
         self.reporter.log(f"bundle: {folder} ({bundle.size_bytes / 1e6:.1f} MB)")
         return bundle
 

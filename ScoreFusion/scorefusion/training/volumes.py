@@ -21,7 +21,7 @@ from scorefusion.datasets.datalist import PROJECT, Case, Datalist, find_datalist
 from scorefusion.datasets.spectrum import read_axes
 from scorefusion.errors import RequestError, ScoreFusionError, VolumeError
 from scorefusion.intensity import fit_intensity_scale, foreground_mask
-from scorefusion.intensity_curve import clear_background
+from scorefusion.intensity_map import clear_background
 from scorefusion.training.recipe import Recipe
 from scorefusion.volume import read_volume
 
@@ -144,7 +144,7 @@ def load_volumes(recipe: Recipe, cases: Sequence[Case]) -> list[TrainingVolume]:
         [
             ReadChannels(["item"], skip=skip),
             CropForegroundd(["image"], "image", select_fn=_foreground, margin=MARGIN, allow_smaller=True),
-            Normalise(["image"], recipe.medians, recipe.networks.base == "mapped_condition"),
+            Normalise(["image"], recipe.medians, recipe.maps_conditions),
         ]
     )
     cached = _read_all(items, transform, recipe.data.cache_workers)

@@ -16,7 +16,7 @@ from scorefusion.evaluation.translation.methods import Translator
 from scorefusion.evaluation.translation.pairs import Pair, to_unit
 from scorefusion.inputs import ModelInputs
 from scorefusion.intensity import foreground_mask
-from scorefusion.intensity_curve import clear_background, read_curves
+from scorefusion.intensity_map import clear_background, read_maps
 from scorefusion.model import Model, load_model
 from scorefusion.planes import Plane
 from scorefusion.preparation import FOREGROUND_MARGIN_MM, as_magnitude
@@ -90,8 +90,8 @@ def run_rule(model: Model, rule: str, plan: SamplingPlan, seed: int, device: tor
     shape = pair.base.spatial_shape
     margin = max(1, round(FOREGROUND_MARGIN_MM / min(pair.base.spacing)))
     box = foreground_box(foreground_mask(pair.base.data), margin)
-    curves = read_curves(model.section)
-    sources = pair.sources if curves is None else {name: clear_background(x) for name, x in pair.sources.items()}
+    maps = read_maps(model.section)
+    sources = pair.sources if maps is None else {name: clear_background(x) for name, x in pair.sources.items()}
     channels = [sources[name] if name in sources else torch.full(shape, -1.0) for name in names]
     present = tuple(name in pair.sources for name in names)
     conditions = torch.stack([channel[box.slices] for channel in channels])[None].to(device)
@@ -99,7 +99,7 @@ def run_rule(model: Model, rule: str, plan: SamplingPlan, seed: int, device: tor
         result = restore(
             model.choose_rule(rule),
             model.schedule,
-            ModelInputs(conditions, present=present, curves=curves),
+            ModelInputs(conditions, present=present, maps=maps),
             plan,
             NoiseField(shape, seed, box.slices),
         )

@@ -1,0 +1,188 @@
+"""What brightness says of another contrast, voxel by voxel: the base image of a translation.
+
+A map gives each normalised intensity of a condition, or each combination of intensities of several, the mean intensity
+that the target has there. Networks that start from it need not learn what a table of a few numbers knows: they learn
+what the surroundings of a voxel say.
+
+The darkest fluid of a T1w is as dark as the background of a stripped brain, and the brightest tissue of a T2w. So the
+background is told apart by its place first (`clear_background`) and has no part in a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scorefusion.intensity import filled, foreground_mask
+
+KNOTS = {1: 17, 2: 17, 3: 9, 4: 5}  # along each condition, by the number of conditions; 17 are an eighth apart
+BACKGROUND, DARKEST = -0.99, -0.98  # what is not above the first is background; no tissue is below the second
+#: Weight of the squared bend beside the squared error: fills in where no voxel was seen, in a table of several
+#: conditions most of it.
+SMOOTHNESS = {1: 1e-4, 2: 1e-2, 3: 1e-2, 4: 1e-2}
+RIDGE = 1e-9
+
+
+@dataclass(frozen=True)
+class IntensityMap:
+    """Linear between values at even distances over [-1, 1] along each condition; beyond the ends their values hold.
+
+    Attributes:
+        values: of the target, normalised, at the knots; the last condition's index runs fastest.
+        conditions: how many there are.
+    """
+
+    values: tuple[float, ...]
+    conditions: int = 1
+
+    def __post_init__(self) -> None:
+        if self.knots < 2 or self.knots**self.conditions != len(self.values):
+            msg = f"a map of {self.conditions} conditions cannot have {len(self.values)} values"
+            raise ValueError(msg)
+
+    @property
+    def knots(self) -> int:
+        """Values along each condition."""
+        return knots_of(len(self.values), self.conditions)
+
+    def __call__(self, *x: Tensor) -> Tensor:
+        """The target's intensity where the conditions' are `x`, all of one shape, normalised.
+
+        Background (up to `BACKGROUND`) of the first becomes -1 whatever the values are.
+        """
+        table = torch.tensor(self.values, dtype=x[0].dtype, device=x[0].device)
+        total = torch.zeros_like(x[0])
+        for index, share in _corners(x, self.knots):
+            total += table[index] * share
+        return total.masked_fill(x[0] <= BACKGROUND, -1.0)
+
+    @classmethod
+    def fit(cls, persons: Iterable[tuple[Sequence[Tensor], Tensor]], knots: int | None = None) -> IntensityMap:
+        """Least squares, every person with the same weight.
+
+        Args:
+            persons: of each, voxels of the conditions and of the target, `(N,)` each, normalised, where the first
+                condition is not background.
+            knots: along each condition; None = `KNOTS`.
+
+        Raises:
+            ValueError: there are no persons.
+        """
+        matrix, vector, conditions = np.zeros((0, 0)), np.zeros(0), 0
+        low, high = np.inf, -np.inf
+        for sources, target in persons:
+            conditions = len(sources)
+            knots = KNOTS[conditions] if knots is None else knots
+            size, wanted = knots**conditions, target.double().numpy()
+            if not matrix.size:
+                matrix, vector = np.zeros((size, size)), np.zeros(size)
+            corners = [(i.numpy(), share.numpy()) for i, share in _corners([s.double() for s in sources], knots)]
+            for first, weight in corners:
+                vector += _sums(first, weight * wanted, size) / len(wanted)
+                for second, other in corners:
+                    matrix += _sums(first * size + second, weight * other, size * size).reshape(size, size) / len(
+                        wanted
+                    )
+            low, high = min(low, float(wanted.min())), max(high, float(wanted.max()))
+        if knots is None or not conditions:
+            msg = "a map needs someone to be fitted to"
+            raise ValueError(msg)
+        matrix += SMOOTHNESS[conditions] * _bend(knots, conditions) + RIDGE * np.eye(len(vector))
+        found = np.linalg.solve(matrix, vector)
+        if conditions > 1:  # a table of several has corners far from all that was seen
+            found = found.clip(low, high)
+        return cls(tuple(round(float(value), 5) for value in found), conditions)
+
+
+@dataclass(frozen=True)
+class IntensityMaps:
+    """Those of a model.
+
+    Attributes:
+        single: one a condition.
+        joint: of all conditions at once, in their order; None where there is only one (or more than four).
+    """
+
+    single: tuple[IntensityMap, ...]
+    joint: IntensityMap | None = None
+
+    def __call__(self, conditions: Tensor, indices: Sequence[int]) -> Tensor:
+        """`(B, 1, I, J, K)` what the conditions `indices` of `(B, C, I, J, K)` say of the target.
+
+        All of them together know more than one; of some but not all, the first one is asked.
+        """
+        if self.joint is not None and len(indices) == len(self.single):
+            return self.joint(*conditions.split(1, dim=1))
+        first = indices[0]
+        return self.single[first](conditions[:, first : first + 1])
+
+    @cached_property
+    def section(self) -> dict[str, Any]:
+        """As a bundle and a run keep them."""
+        kept: dict[str, Any] = {"base_curves": [list(each.values) for each in self.single]}
+        return kept if self.joint is None else {**kept, "base_joint": list(self.joint.values)}
+
+
+def read_maps(section: Mapping[str, Any]) -> IntensityMaps | None:
+    """A bundle's maps; None where its base is no mapped condition."""
+    curves: Sequence[Sequence[float]] | None = section.get("base_curves")
+    if curves is None:
+        return None
+    joint: Sequence[float] | None = section.get("base_joint")
+    single = tuple(IntensityMap(tuple(values)) for values in curves)
+    return IntensityMaps(single, None if joint is None else IntensityMap(tuple(joint), len(single)))
+
+
+def knots_of(values: int, conditions: int) -> int:
+    """Knots along each condition of a map of so many values, if they are a power of it."""
+    return round(values ** (1.0 / conditions))
+
+
+def clear_background(x: Tensor) -> Tensor:
+    """A condition with exactly -1 around the head and nothing below `DARKEST` in it.
+
+    Args:
+        x: `(I, J, K)` normalised, whole: what lies in holes of the foreground belongs to the head.
+    """
+    inside = torch.from_numpy(filled(foreground_mask((0.5 * (x[None].float().cpu() + 1.0)).numpy()))).to(x.device)
+    return torch.where(inside, x.clamp(min=DARKEST), -1.0)
+
+
+def _corners(x: Sequence[Tensor], knots: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The knots around each voxel, as index into the values, and the share of each; the shares sum to one."""
+    places = [_place(each, knots) for each in x]
+    for corner in product((0, 1), repeat=len(x)):
+        index, share = torch.zeros_like(places[0][0]), torch.ones_like(x[0])
+        for bit, (below, above) in zip(corner, places, strict=True):
+            index = index * knots + below + bit
+            share = share * (above if bit else 1.0 - above)
+        yield index, share
+
+
+def _place(x: Tensor, knots: int) -> tuple[Tensor, Tensor]:
+    """The knot at or below `x` (never the last), and how far `x` is on the way to the next, 0 to 1."""
+    position = ((x + 1.0) * (0.5 * (knots - 1))).clamp(0.0, knots - 1.0)
+    index = position.long().clamp(max=knots - 2)
+    return index, position - index
+
+
+def _bend(knots: int, conditions: int) -> NDArray[np.float64]:
+    """The quadratic form of the squared second differences along all conditions, `(knots^n, knots^n)`."""
+    second = np.diff(np.eye(knots), n=2, axis=0)
+    total = np.zeros((knots**conditions,) * 2)
+    for axis in range(conditions):
+        before, after = np.eye(knots**axis), np.eye(knots ** (conditions - axis - 1))
+        total += np.kron(np.kron(before, second.T @ second), after)
+    return total
+
+
+def _sums(index: NDArray[np.int64], weights: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    return np.asarray(np.bincount(index, weights, minlength=size), np.float64)
