@@ -512,6 +512,21 @@ class TestLearned:
         assert np.abs(made - expected).max() < 1e-5
         assert np.abs(made - pair.truth.numpy()).max() > 0.05  # random networks
 
+    def test_a_mapped_base_is_a_baseline(self, make_bundle: Callable[..., Bundle], people: list[Case]) -> None:
+        """What brightness alone says, by the very map that the networks start from."""
+        curve = [0.9, 0.8, 0.3, -0.2, -0.5]
+        bundle, pair = make_bundle("m", base="mapped_condition", base_curves=[curve]), read_pair(people[0], T1_TO_FLAIR)
+        rows = {row.key: row for row in learned_translators(bundle, device="cpu", plans=["fast"], prefix="m:")}
+        assert rows["m:map"].family == "baseline"
+        made, source, inside = (
+            rows["m:map"].translate(pair).numpy(),
+            pair.sources["t1"].numpy(),
+            pair.brain.mask.numpy(),
+        )
+        expected = 0.5 * (np.interp(source, np.linspace(-1, 1, 5), curve) + 1.0)
+        np.testing.assert_allclose(made[inside], expected[inside], atol=1e-5)
+        assert made[0, 0, 0] == 0.0
+
     def test_a_regression_is_one_row(self, make_bundle: Callable[..., Bundle], people: list[Case]) -> None:
         rows = learned_translators(make_bundle("u", regression=True), device="cpu", plans=["fast", "balanced"])
         assert [row.key for row in rows] == ["regression@fast"]

@@ -22,6 +22,7 @@ from scorefusion.planes import Plane
 from scorefusion.preparation import FOREGROUND_MARGIN_MM, as_magnitude
 from scorefusion.restore import NoiseField, SamplingPlan, restore
 from scorefusion.runtime import inference_settings, pick_device, pick_precision
+from scorefusion.unet import at
 from scorefusion.volume import foreground_box
 
 #: Rules that run at costly plans, too.
@@ -59,6 +60,9 @@ def learned_translators(
             msg = f"model {bundle.id!r} has no {plane.value} network for single {plane.value} slices; its planes: {has}"
             raise RequestError(msg)
     found = []
+    if not single_slices and read_maps(bundle.section) is not None:
+        label = f"{prefix}brightness map (what the networks start from)"
+        found.append(Translator(f"{prefix}map", label, "baseline", partial(start_image, model)))
     for plan_name, plan in sampling_plans(bundle, plans).items():
         for row in rows:
             if row.rule == "alternating" and plan.steps == 1:
@@ -86,24 +90,34 @@ def translation_rules(model: Model, plane: Plane) -> list[RuleRow]:
 def run_rule(model: Model, rule: str, plan: SamplingPlan, seed: int, device: torch.device, pair: Pair) -> Tensor:
     """`(I, J, K)` in the target's range [0, 1], as `translate` gives it: sampled in the box around the base's
     foreground, the base itself outside of it."""
-    names = [condition["name"] for condition in model.section["conditions"]]
-    shape = pair.base.spatial_shape
     margin = max(1, round(FOREGROUND_MARGIN_MM / min(pair.base.spacing)))
     box = foreground_box(foreground_mask(pair.base.data), margin)
-    maps = read_maps(model.section)
-    sources = pair.sources if maps is None else {name: clear_background(x) for name, x in pair.sources.items()}
-    channels = [sources[name] if name in sources else torch.full(shape, -1.0) for name in names]
-    present = tuple(name in pair.sources for name in names)
-    conditions = torch.stack([channel[box.slices] for channel in channels])[None].to(device)
+    inputs = _inputs(model, pair)
+    boxed = dataclasses.replace(inputs, conditions=inputs.conditions[at(box.slices)].to(device))
+    noise = NoiseField(pair.base.spatial_shape, seed, box.slices)
     with inference_settings():
-        result = restore(
-            model.choose_rule(rule),
-            model.schedule,
-            ModelInputs(conditions, present=present, maps=maps),
-            plan,
-            NoiseField(shape, seed, box.slices),
-        )
-    base = next(iter(sources.values()))
+        result = restore(model.choose_rule(rule), model.schedule, boxed, plan, noise)
+    base = _first(inputs)
     whole = base.clone()
     whole[box.slices] = result.mean[0, 0].cpu()
     return to_unit(as_magnitude(whole, base))
+
+
+def start_image(model: Model, pair: Pair) -> Tensor:
+    """`(I, J, K)` in the target's range [0, 1]: what brightness alone says, by the model's own map."""
+    inputs = _inputs(model, pair)
+    return to_unit(as_magnitude(inputs.base[0, 0], _first(inputs)))
+
+
+def _inputs(model: Model, pair: Pair) -> ModelInputs:
+    """The whole volume as the networks see it."""
+    maps = read_maps(model.section)
+    names = [condition["name"] for condition in model.section["conditions"]]
+    known = pair.sources if maps is None else {name: clear_background(x) for name, x in pair.sources.items()}
+    channels = [known.get(name, torch.full(pair.base.spatial_shape, -1.0)) for name in names]
+    return ModelInputs(torch.stack(channels)[None], present=tuple(name in known for name in names), maps=maps)
+
+
+def _first(inputs: ModelInputs) -> Tensor:
+    """`(I, J, K)` the first condition that is there."""
+    return inputs.conditions[0, inputs.available[0]]
