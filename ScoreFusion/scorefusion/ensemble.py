@@ -1,7 +1,7 @@
 """The plane networks: each looks along its planes at its conditions, slice by slice, and gives a prediction volume.
 
 Plane networks that see other conditions predict a residual of another base; `rebase` and its inverse move between the
-bases (Score-Fusion, several conditions).
+bases (Score-Fusion, several conditions), unless there is one base for all.
 """
 
 from __future__ import annotations
@@ -31,9 +31,16 @@ class Member:
 
 
 def own_base_shift(inputs: ModelInputs, member: Member, gain: float) -> Tensor | None:
-    """`(B, 1, I, J, K)` `gain * (base - the member's base) / 2`; None where the two are one."""
-    known = [index for index in member.conditions if index in inputs.available]
-    return None if inputs.same_base(known) else 0.5 * gain * (inputs.base - inputs.base_of(known))
+    """`(B, 1, I, J, K)` `gain * (base - the member's base) / 2`; None where nothing is to be moved.
+
+    A base that all conditions say together is every member's base: it knows more than what any of them starts from
+    alone, and what the surroundings in one condition say beyond brightness is added to it. (Moved to its own base, a
+    member would take back what the other conditions say.)
+    """
+    own = next(index for index in member.conditions if index in inputs.available)
+    if inputs.joined or own == inputs.available[0]:
+        return None
+    return 0.5 * gain * (inputs.base - inputs.base_of(own))
 
 
 def rebase(x: Tensor, shift: Tensor, alpha_bar: Tensor) -> Tensor:

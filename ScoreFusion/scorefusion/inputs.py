@@ -51,19 +51,24 @@ class ModelInputs:
 
     @cached_property
     def base(self) -> Tensor:
-        """`(B, 1, I, J, K)` what the residual is added to: the first condition present, or what those present say of
-        the target."""
-        return self.base_of(self.available)
+        """`(B, 1, I, J, K)` what the residual is added to: the base of the first condition present, or what the
+        brightness of all of them together says of the target."""
+        if self.joined:
+            assert self.maps is not None
+            assert self.maps.joint is not None
+            return self.maps.joint(*self.conditions.split(1, dim=1))
+        return self.base_of(self.available[0])
 
-    def base_of(self, indices: Sequence[int]) -> Tensor:
-        """`(B, 1, I, J, K)` what a residual would be added to if only the conditions `indices` were there."""
-        first = indices[0]
-        return self.conditions[:, first : first + 1] if self.maps is None else self.maps(self.conditions, indices)
+    @property
+    def joined(self) -> bool:
+        """Whether `base` is said by all conditions together: where the model has a map for that and none is missing."""
+        everything = len(self.available) == self.conditions.shape[1]
+        return everything and self.maps is not None and self.maps.joint is not None
 
-    def same_base(self, indices: Sequence[int]) -> bool:
-        """Whether `base_of(indices)` is `base`: then nothing needs to be moved between the two."""
-        joint = self.maps is not None and self.maps.joint is not None
-        return tuple(indices) == self.available or (indices[0] == self.available[0] and not joint)
+    def base_of(self, index: int) -> Tensor:
+        """`(B, 1, I, J, K)` what a residual would be added to if condition `index` were the first one."""
+        condition = self.conditions[:, index : index + 1]
+        return condition if self.maps is None else self.maps.single[index](condition)
 
     @cached_property
     def foreground(self) -> Tensor:

@@ -114,16 +114,6 @@ class IntensityMaps:
     single: tuple[IntensityMap, ...]
     joint: IntensityMap | None = None
 
-    def __call__(self, conditions: Tensor, indices: Sequence[int]) -> Tensor:
-        """`(B, 1, I, J, K)` what the conditions `indices` of `(B, C, I, J, K)` say of the target.
-
-        All of them together know more than one; of some but not all, the first one is asked.
-        """
-        if self.joint is not None and len(indices) == len(self.single):
-            return self.joint(*conditions.split(1, dim=1))
-        first = indices[0]
-        return self.single[first](conditions[:, first : first + 1])
-
     @cached_property
     def section(self) -> dict[str, Any]:
         """As a bundle and a run keep them."""

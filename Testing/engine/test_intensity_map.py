@@ -181,28 +181,31 @@ class TestBase:
         maps = IntensityMaps((BENT, BENT), surface)
         both = ModelInputs(conditions, maps=maps)
         assert torch.equal(both.base, surface(conditions[:, :1], conditions[:, 1:]))
-        assert torch.equal(both.base_of((0,)), BENT(conditions[:, :1]))
-        assert both.same_base((0, 1))
-        assert not both.same_base((0,))
+        assert both.joined
+        assert torch.equal(both.base_of(1), BENT(conditions[:, 1:]))
         alone = ModelInputs(conditions, present=(True, False), maps=maps)
         assert torch.equal(alone.base, BENT(conditions[:, :1]))
-        assert alone.same_base((0,))
+        assert not alone.joined
         for found in (read_maps(maps.section), read_maps(json.loads(json.dumps(maps.section)))):
             assert found == maps
 
-    def test_networks_of_one_condition_start_from_their_own_curve(self, tmp_path, make_volume):
-        """Whatever the common base is, the plane average of silent networks is the mean of what each starts from."""
+    @pytest.mark.parametrize("joined", [True, False])
+    def test_networks_of_one_condition_add_to_what_all_say_or_start_from_their_own_curve(
+        self, tmp_path, make_volume, joined
+    ):
+        """Without a joint map the plane average of silent networks is the mean of what each starts from."""
         rule = InputRule(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
         ensemble = tiny_ensemble(rule, groups=((0,), (1,)), std=0.0)
         other = IntensityMap((-0.5, 0.1, 0.2, 0.6))
-        maps = IntensityMaps((BENT, other), IntensityMap((0.0, 0.4, 0.2, 0.5), 2))
+        joint = IntensityMap((0.0, 0.4, 0.2, 0.5), 2)
+        maps = IntensityMaps((BENT, other), joint if joined else None)
         keys = {"base": "mapped_condition", **maps.section}
         bundle = write_tiny_bundle(tmp_path / "b", PlaneAverage(ensemble), ["t1", "t2"], "translation", **keys)
         t1 = make_volume((24, 20, 22), seed=3)
         result = translate({"t1": t1, "t2": t1}, model=str(bundle.folder), device="cpu")
         source = clear_background(torch.from_numpy(fit_intensity_scale(t1.data).normalise(t1.data[0])))
         inside = source > -0.99
-        expected = 0.5 * (BENT(source) + other(source))
+        expected = joint(source, source) if joined else 0.5 * (BENT(source) + other(source))
         normalised = torch.from_numpy(result.volume.data[0] / 500.0 - 1.0)
         torch.testing.assert_close(normalised[inside], expected[inside], atol=2e-3, rtol=0)
 
