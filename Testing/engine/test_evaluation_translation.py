@@ -43,6 +43,7 @@ from scorefusion.evaluation.translation.baselines import (  # noqa: E402
 from scorefusion.evaluation.translation.command import evaluate_translation, find_pair_suite  # noqa: E402
 from scorefusion.evaluation.translation.direction import Direction, Input, common_direction  # noqa: E402
 from scorefusion.evaluation.translation.folds import check_folds, fold_prefixes, read_folds, refuse_seen  # noqa: E402
+from scorefusion.evaluation.translation.gallery import compare_translations  # noqa: E402
 from scorefusion.evaluation.translation.learned import learned_translators  # noqa: E402
 from scorefusion.evaluation.translation.methods import choose  # noqa: E402
 from scorefusion.evaluation.translation.pairs import Pair, read_pair  # noqa: E402
@@ -555,6 +556,16 @@ class TestLearned:
         assert [row.key for row in choose(rows, ["classical", "plane:coronal"])] == ["source", "plane:coronal@fast"]
         with pytest.raises(RequestError, match="no method 'magic'"):
             choose(rows, ["magic"])
+
+
+class TestPictures:
+    def test_inputs_are_drawn_on_a_grey_scale_of_their_own(self) -> None:
+        """White matter lies above 1 where the median is set; drawn so, it would all be white."""
+        values, inside = brain_values()
+        pair = pair_of({"t1": 1.6 * values * inside}, values, inside)
+        drawn = compare_translations(pair, {"source": pair.truth}, [score(pair, source_itself())[0]]).panels[0].data
+        assert np.quantile(drawn[inside], 0.995) == pytest.approx(1.0, abs=0.01)
+        np.testing.assert_allclose(drawn / drawn.max(), values * inside / (values * inside).max(), atol=0.02)
 
 
 class TestCommand:

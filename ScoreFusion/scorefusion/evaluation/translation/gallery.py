@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scorefusion.evaluation.pictures import Comparison, Panel, draw_comparison
@@ -21,6 +24,7 @@ COLUMNS = {
 }
 #: The first of these that ran is shown where no model has a column above.
 _INSTEAD = {"plane": "one plane", "source": "source"}
+BRIGHT = 0.995  # quantile of what an input shows that is drawn white
 
 
 class TranslationGallery:
@@ -48,7 +52,7 @@ def compare_translations(pair: Pair, made: Mapping[str, Tensor], rows: Sequence[
     """
     shown = _columns(rows)
     panels = [
-        Panel(contrast.upper(), to_unit(source).numpy(), f"input '{name}'")
+        Panel(contrast.upper(), _own_range(source), f"input '{name}'")
         for (name, source), contrast in zip(pair.sources.items(), pair.contrasts, strict=False)
     ]
     for row, heading in shown:
@@ -73,6 +77,13 @@ def compare_translations(pair: Pair, made: Mapping[str, Tensor], rows: Sequence[
         close_up_axis=pair.axis,
         focus=None if pair.lesion is None else pair.lesion.inside.numpy(),
     )
+
+
+def _own_range(source: Tensor) -> NDArray[Any]:
+    """An input on a grey scale of its own: where its median is set, white matter may lie above 1."""
+    unit = to_unit(source).numpy()
+    seen = unit[unit > 0]
+    return unit / max(1.0, float(np.quantile(seen, BRIGHT))) if seen.size else unit
 
 
 def _columns(rows: Sequence[PairRow]) -> list[tuple[PairRow, str]]:
