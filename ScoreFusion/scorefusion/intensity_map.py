@@ -10,7 +10,7 @@ background is told apart by its place first (`clear_background`) and has no part
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -25,8 +25,8 @@ from scorefusion.intensity import filled, foreground_mask
 
 KNOTS = {1: 17, 2: 17, 3: 9, 4: 5}  # along each condition, by the number of conditions; 17 are an eighth apart
 BACKGROUND, DARKEST = -0.99, -0.98  # what is not above the first is background; no tissue is below the second
-#: Weight of the squared bend beside the squared error: fills in where no voxel was seen, in a table of several
-#: conditions most of it.
+#: Weight of the squared bend beside the squared error, by the number of conditions: it fills in where no voxel was
+#: seen, which is most of a table of several.
 SMOOTHNESS = {1: 1e-4, 2: 1e-2, 3: 1e-2, 4: 1e-2}
 RIDGE = 1e-9
 
@@ -65,7 +65,7 @@ class IntensityMap:
         return total.masked_fill(x[0] <= BACKGROUND, -1.0)
 
     @classmethod
-    def fit(cls, persons: Iterable[tuple[Sequence[Tensor], Tensor]], knots: int | None = None) -> IntensityMap:
+    def fit(cls, persons: Sequence[tuple[Sequence[Tensor], Tensor]], knots: int | None = None) -> IntensityMap:
         """Least squares, every person with the same weight.
 
         Args:
@@ -76,29 +76,25 @@ class IntensityMap:
         Raises:
             ValueError: there are no persons.
         """
-        matrix, vector, conditions = np.zeros((0, 0)), np.zeros(0), 0
-        low, high = np.inf, -np.inf
-        for sources, target in persons:
-            conditions = len(sources)
-            knots = KNOTS[conditions] if knots is None else knots
-            size, wanted = knots**conditions, target.double().numpy()
-            if not matrix.size:
-                matrix, vector = np.zeros((size, size)), np.zeros(size)
-            corners = [(i.numpy(), share.numpy()) for i, share in _corners([s.double() for s in sources], knots)]
-            for first, weight in corners:
-                vector += _sums(first, weight * wanted, size) / len(wanted)
-                for second, other in corners:
-                    matrix += _sums(first * size + second, weight * other, size * size).reshape(size, size) / len(
-                        wanted
-                    )
-            low, high = min(low, float(wanted.min())), max(high, float(wanted.max()))
-        if knots is None or not conditions:
+        if not persons:
             msg = "a map needs someone to be fitted to"
             raise ValueError(msg)
-        matrix += SMOOTHNESS[conditions] * _bend(knots, conditions) + RIDGE * np.eye(len(vector))
+        conditions = len(persons[0][0])
+        knots = KNOTS[conditions] if knots is None else knots
+        size = knots**conditions
+        matrix = SMOOTHNESS[conditions] * _bend(knots, conditions) + RIDGE * np.eye(size)
+        vector = np.zeros(size)
+        for sources, target in persons:
+            wanted, count = target.double().numpy(), len(target)
+            corners = [(i.numpy(), share.numpy()) for i, share in _corners([s.double() for s in sources], knots)]
+            for first, weight in corners:
+                vector += _sums(first, weight * wanted, size) / count
+                for second, other in corners:
+                    pairs = _sums(first * size + second, weight * other, size * size)
+                    matrix += pairs.reshape(size, size) / count
         found = np.linalg.solve(matrix, vector)
         if conditions > 1:  # a table of several has corners far from all that was seen
-            found = found.clip(low, high)
+            found = found.clip(*_range([target for _, target in persons]))
         return cls(tuple(round(float(value), 5) for value in found), conditions)
 
 
@@ -162,6 +158,10 @@ def _place(x: Tensor, knots: int) -> tuple[Tensor, Tensor]:
     position = ((x + 1.0) * (0.5 * (knots - 1))).clamp(0.0, knots - 1.0)
     index = position.long().clamp(max=knots - 2)
     return index, position - index
+
+
+def _range(values: Sequence[Tensor]) -> tuple[float, float]:
+    return min(float(each.min()) for each in values), max(float(each.max()) for each in values)
 
 
 def _bend(knots: int, conditions: int) -> NDArray[np.float64]:
