@@ -20,12 +20,14 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from tiny_models import tiny_ensemble, write_tiny_bundle
 from typer.testing import CliRunner
 
 from scorefusion import cli
 from scorefusion.bundle import Bundle, import_bundle
 from scorefusion.cli.outputs import sidecar_path
 from scorefusion.errors import Cancelled, GeometryError
+from scorefusion.fusion import PlaneAverage
 from scorefusion.volume import Volume, read_volume, write_volume
 
 torch = pytest.importorskip("torch")
@@ -357,6 +359,11 @@ class TestBadInput:
 class TestModels:
     def test_list(self, model: str) -> None:
         assert "tiny-sr 1.2.0 (imported" in run("models", "list").stdout
+
+    def test_list_says_what_may_be_missing(self, tmp_path: Path) -> None:
+        rule = PlaneAverage(tiny_ensemble(groups=((0,), (1,))))
+        import_bundle(write_tiny_bundle(tmp_path / "tiny-two", rule, ["t1", "t2"], "translation").folder)
+        assert "t1 + t2 (optional) ->" in run("models", "list").stdout
 
     def test_list_for_programs(self, model: str) -> None:
         listed = json.loads(run("models", "list", "--json").stdout)["models"]

@@ -114,7 +114,11 @@ def _line(info: BundleInfo) -> str:
     bundle = info.bundle
     origin = "shipped" if info.shipped else "imported"
     lines = [f"{bundle.id} {bundle.version} ({origin}, {readable(bundle.size_bytes)})", f"    {bundle.name}"]
-    contrasts = " + ".join("/".join(condition["contrasts"]) for condition in bundle.section["conditions"])
+    given = [
+        "/".join(condition["contrasts"]) + (" (optional)" if condition.get("optional") else "")
+        for condition in bundle.section["conditions"]
+    ]
+    contrasts = " + ".join(given)
     lines.append(f"    {bundle.task.replace('_', ' ')}: {contrasts} -> {bundle.section['target']['name']}")
     if info.problem is not None:
         lines.append(f"    cannot be used: {info.problem}")
