@@ -51,7 +51,7 @@ class IntensityMap:
     @property
     def knots(self) -> int:
         """Values along each condition."""
-        return knots_of(len(self.values), self.conditions)
+        return round(len(self.values) ** (1.0 / self.conditions))
 
     def __call__(self, *x: Tensor) -> Tensor:
         """The target's intensity where the conditions' are `x`, all of one shape, normalised.
@@ -125,11 +125,6 @@ def read_maps(section: Mapping[str, Any]) -> IntensityMaps | None:
     joint: Sequence[float] | None = section.get("base_joint")
     single = tuple(IntensityMap(tuple(values)) for values in curves)
     return IntensityMaps(single, None if joint is None else IntensityMap(tuple(joint), len(single)))
-
-
-def knots_of(values: int, conditions: int) -> int:
-    """Knots along each condition of a map of so many values, if they are a power of it."""
-    return round(values ** (1.0 / conditions))
 
 
 def clear_background(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -35,20 +35,16 @@ def find_maps(
         assert kept is not None
         return kept
 
-    def people() -> Iterator[Tensor]:
-        if volumes:
-            return (torch.from_numpy(volume.data).float() for volume in volumes)
-        return (draw(number).cpu() for number in range(SYNTHETIC))
-
+    people = [torch.from_numpy(volume.data) for volume in volumes] or [draw(n).cpu() for n in range(SYNTHETIC)]
     single = []
     for index, name in enumerate(names):
-        found = _fit(people(), (index,))
+        found = _fit(people, (index,))
         if found is None:
             msg = f"networks.base: no training scan has the condition {name!r}, so there is nothing to map; add some"
             raise RequestError(msg)
         single.append(found)
     several = len(names) > 1 and len(names) in KNOTS
-    maps = IntensityMaps(tuple(single), _fit(people(), range(len(names))) if several else None)
+    maps = IntensityMaps(tuple(single), _fit(people, range(len(names))) if several else None)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(maps.section), encoding="utf-8")
@@ -56,9 +52,10 @@ def find_maps(
     return maps
 
 
-def _fit(images: Iterator[Tensor], indices: Sequence[int]) -> IntensityMap | None:
+def _fit(people: Sequence[Tensor], indices: Sequence[int]) -> IntensityMap | None:
     """To those who have all of these conditions; None: nobody has."""
-    persons = [_voxels(each, indices) for each in images if _has(each, indices)]
+    whole = (each.float() for each in people)  # one at a time: scans are kept in half precision
+    persons = [_voxels(each, indices) for each in whole if _has(each, indices)]
     return IntensityMap.fit(persons) if persons else None
 
 
