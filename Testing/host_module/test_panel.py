@@ -291,3 +291,46 @@ class TestModels:
         assert "About 48 s for a whole head on this computer." in widget.ui.presetNote.text
         widget.ui.deviceSelector.setCurrentIndex(2)
         assert widget._parameterNode.device == "cpu"
+
+
+class TestScans:
+    """Looking at all voxels takes tenths of a second in a large head: once for a volume, not at each click."""
+
+    @pytest.fixture
+    def scans(self, widget: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        from ScoreFusionLib.logic import advice
+
+        real, seen = advice.voxels_from_node, []
+        monkeypatch.setattr(advice, "voxels_from_node", lambda node: (seen.append(node.GetName()), real(node))[1])
+        return seen
+
+    @pytest.mark.parametrize("model", ["test-sr", "test-flair"])
+    def test_a_change_of_a_parameter_scans_nothing_again(self, model: str, widget: Any, scans: list[str]) -> None:
+        choose_model(widget, model)
+        choose_input(widget, next(iter(widget.panel.conditions.selectors)), thick_head("head"))
+        first = len(scans)
+        assert first > 0
+        for seed in range(5):
+            widget.ui.seedSpinBox.setValue(10 + seed)
+            widget.ui.presetSelector.setCurrentIndex(seed % 2)
+        assert len(scans) == first
+
+    def test_other_voxels_are_scanned_again(self, widget: Any, scans: list[str]) -> None:
+        choose_model(widget, "test-sr")
+        node = thick_head("head")
+        choose_input(widget, "image", node)
+        first = len(scans)
+        assert "CT" not in widget.ui.warningsLabel.text
+        voxels = slicer.util.arrayFromVolume(node)
+        voxels -= 1000
+        slicer.util.arrayFromVolumeModified(node)
+        widget.panel.refresh()
+        assert len(scans) == first + 1
+        assert "looks like a CT" in widget.ui.warningsLabel.text
+
+    def test_going_back_to_a_volume_scans_nothing(self, widget: Any, scans: list[str]) -> None:
+        choose_model(widget, "test-sr")
+        one, other = thick_head("one"), thick_head("other")
+        for node in (one, other, one, other):
+            choose_input(widget, "image", node)
+        assert scans.count("one") == scans.count("other") == 1

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic import engine, failure
+from ScoreFusionLib.logic.dicom import read_series
 from ScoreFusionLib.logic.errors import RunCancelled, RunError
 from ScoreFusionLib.logic.events import Event
 from ScoreFusionLib.logic.geometry import Frame, affine_from_node, plan_frame, world_affine
@@ -330,7 +331,11 @@ class TranslateJob:
     def _provenance(self, engine_record: dict[str, Any], frame: Frame) -> dict[str, Any]:
         names = {name: node.GetName() for name, node in self._inputs.volumes.items()}
         space = "world" if frame.transform_id is None else "below the input's transform"
-        return {**engine_record, "Slicer": {"Inputs": names, "Space": space, "Frames": len(self._frames())}}
+        ours: dict[str, Any] = {"Inputs": names, "Space": space, "Frames": len(self._frames())}
+        series = {name: read_series(node).record() for name, node in self._inputs.volumes.items()}
+        if any(series.values()):
+            ours["Dicom"] = series
+        return {**engine_record, "Slicer": ours}
 
     def _require_folder(self) -> Path:
         if self._folder is None:

@@ -11,7 +11,7 @@ import vtk
 from numpy.typing import NDArray
 
 from ScoreFusionLib.i18n import tr as _
-from ScoreFusionLib.logic import display, node_import
+from ScoreFusionLib.logic import dicom, display, node_import
 from ScoreFusionLib.logic.geometry import Frame
 from ScoreFusionLib.logic.models import ModelInfo
 from ScoreFusionLib.logic.sequences import SequenceOfResults
@@ -64,7 +64,7 @@ def place_results(
     results, uncertainties, errors = images
     base = next(iter(inputs.volumes.values()))
     name = node_import.result_name(base.GetName(), model.result_label)
-    placer = _Placer(scene, base, frame.transform_id, provenance)
+    placer = _Placer(scene, base, frame.transform_id, provenance, model.result_label)
 
     node = node_import.volume_node(scene, name, inputs.output)
     display.show_like(node, results[0][0], base if model.keeps_contrast else None)
@@ -86,18 +86,20 @@ def place_results(
 class _Placer:
     """Fills nodes and puts them beside the input."""
 
-    def __init__(self, scene: Any, base: Any, transform_id: str | None, provenance: dict[str, Any]) -> None:
+    def __init__(self, scene: Any, base: Any, transform_id: str | None, provenance: dict[str, Any], label: str) -> None:
         self.sequences: list[Any] = []
         self._scene = scene
         self._base = base
         self._transform_id = transform_id
         self._provenance = provenance
+        self._label = label
 
     def place(self, node: Any, images: list[Image], role: str) -> Iterator[None]:
         """Fill `node` with the only image, or make a sequence of all of them which `node` shows."""
         node_import.fill_node(node, *images[0], self._transform_id)
         node_import.write_provenance(node, self._provenance, role=role)
         node_import.place_beside(node, self._base)
+        dicom.describe_result(node, self._base, self._label if role == "result" else role)
         yield
         if len(images) == 1:
             return
