@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import signal
 import time
@@ -58,7 +59,8 @@ class TestClickThrough:
         assert not finished.ui.resultSection.collapsed
 
     def test_the_warning_of_the_engine_is_in_the_panel(self, finished: Any) -> None:
-        assert "This result comes from the fake worker." in finished.ui.warningsLabel.text
+        shown = html.unescape(finished.ui.warningsLabel.text)
+        assert "'MRHead T1' went through the fake worker (MRHead T1)." in shown  # the engine said the file's path
 
     def test_input_and_result_are_compared_in_linked_views(self, finished: Any) -> None:
         manager = slicer.app.layoutManager()

@@ -26,6 +26,7 @@ from ScoreFusionLib.logic.errors import RunCancelled, RunError
 from ScoreFusionLib.logic.events import Event
 from ScoreFusionLib.logic.geometry import Frame, affine_from_node, plan_frame, world_affine
 from ScoreFusionLib.logic.models import ModelInfo
+from ScoreFusionLib.logic.naming import Naming
 from ScoreFusionLib.logic.node_export import export_steps, voxels_from_node
 from ScoreFusionLib.logic.node_import import load_steps
 from ScoreFusionLib.logic.request import RunFiles, TranslateRequest, command_arguments
@@ -100,6 +101,7 @@ class TranslateJob:
         self._timer: Any = None
         self._loop: Any = None
         self._observer: int | None = None
+        self._naming = Naming()
         self._steps: Steps = _nothing()
         self._in_poll = False
 
@@ -177,7 +179,7 @@ class TranslateJob:
             files = yield from self._export(volumes, frame)
             event = yield from self._work(self._command(files), f"{index + 1}/{len(frames)}")
             collected.qualities.append(dict(event.get("quality") or {}))
-            collected.provenances.append(_read_json(event.get("provenance"), files.output))
+            collected.provenances.append(self._naming(_read_json(event.get("provenance"), files.output)))
             if reference is not None:
                 yield from self._compare(files, reference, collected)
             yield from self._load(files, collected)
@@ -225,6 +227,7 @@ class TranslateJob:
             uncertainty=folder / "uncertainty.nii" if self._request.uncertainty else None,
         )
         for name, node in volumes.items():
+            self._naming.learn(files.inputs[name], self._inputs.volumes[name].GetName())
             self.progressed.emit(Progress(0.0, _("reading '{volume}'").format(volume=node.GetName())))
             # A frame of a sequence may lie elsewhere than the volume which shows it; the transform is the same.
             shown = self._inputs.volumes[name]
@@ -243,6 +246,7 @@ class TranslateJob:
             )
             raise RunError(msg)
         path = self._require_folder() / "reference.nii"
+        self._naming.learn(path, node.GetName())
         yield from self._unless_cancelled(export_steps(node, affine, path))
         return path
 
@@ -261,6 +265,7 @@ class TranslateJob:
             raise RunError(msg) from problem
         while self._worker.is_running:
             for event in self._worker.poll():
+                event = event if event["event"] == "result" else self._naming(event)
                 result = event if event["event"] == "result" else result
                 error = event if event["event"] == "error" else error
                 self._hear(event, frame_label)
@@ -269,7 +274,7 @@ class TranslateJob:
         if self.state is RunState.CANCELLING:
             raise RunCancelled
         if result is None or error is not None or self._worker.returncode != 0:
-            raise failure.explain(self._worker.returncode or 0, error, self._worker.tail)
+            raise failure.explain(self._worker.returncode or 0, error, self._naming(self._worker.tail))
         return result
 
     def _compare(self, files: RunFiles, reference: Path, collected: _Collected) -> Steps:
