@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from scorefusion.volume import Volume
+    from scorefusion.imaging.volume import Volume
 
 STORED = Path(__file__).parent / "stored" / "voxels.json"
 RUNS: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ BLOCK = 8
 
 def head(contrast: str) -> Volume:
     """A small skull-stripped head of smooth tissue with some texture, oblique and lopsided."""
-    from scorefusion.volume import Volume
+    from scorefusion.imaging.volume import Volume
 
     shape = (40, 48, 12) if contrast == "thick" else (40, 48, 44)
     i, j, k = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij")
