@@ -165,18 +165,19 @@ def make_models(folder: Path) -> dict[str, Path]:
     import SimpleITK  # noqa: F401
     import torch
 
-    from scorefusion import cli, pipeline  # noqa: F401
+    from scorefusion import pipeline  # noqa: F401
+    from scorefusion.cli import app as cli  # noqa: F401
 
     torch.set_num_threads(1)
     from tiny_models import PRESETS, tiny_ensemble, write_tiny_bundle
 
-    from scorefusion.fusion import PlaneAverage
-    from scorefusion.inputs import InputRule
+    from scorefusion.fusion.inputs import InputLayout
+    from scorefusion.fusion.rules import PlaneAverage
 
     presets = {"fast": PRESETS["fast"]}
-    restorer = PlaneAverage(tiny_ensemble(InputRule(slab_radius=1, plane_context=True, residual_gain=4.0)))
+    restorer = PlaneAverage(tiny_ensemble(InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0)))
     write_tiny_bundle(folder / "sr", restorer, base="cubic", presets=presets)
-    translator = PlaneAverage(tiny_ensemble(InputRule(slab_radius=1), groups=((0,), (0, 1))))
+    translator = PlaneAverage(tiny_ensemble(InputLayout(slab_radius=1), groups=((0,), (0, 1))))
     write_tiny_bundle(folder / "translation", translator, ("t1", "t2"), "translation", presets=presets)
     return {"sr": folder / "sr", "translation": folder / "translation"}
 
@@ -235,7 +236,7 @@ def _child(given: Given, arguments: list[str], folder: Path, out: int, err: int)
         os.environ.update(given.environment)
         if given.inside is not None:
             given.inside()
-        from scorefusion import cli
+        from scorefusion.cli import app as cli
 
         cli.main(arguments)
     except SystemExit as end:

@@ -391,7 +391,8 @@ class TestFinding:
         code = (
             "import sys; sys.modules['torch'] = None; sys.modules['safetensors'] = None\n"
             f"sys.path.insert(0, {str(repository / 'ScoreFusion')!r})\n"
-            "from scorefusion.bundle.store import list_bundles; info = next(i for i in list_bundles() if i.id == 'tiny-sr')\n"
+            "from scorefusion.bundle.store import list_bundles\n"
+            "info = next(i for i in list_bundles() if i.id == 'tiny-sr')\n"
             "info.bundle.verify(); print(info.to_dict()['hash'])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
