@@ -60,7 +60,7 @@ def _modality(node: Any, model: ModelInfo, understanding: Understanding) -> str:
 def _skull(node: Any, model: ModelInfo) -> str:
     if not model.domain.get("skull_stripped"):
         return ""
-    from scorefusion.domain import BRAIN_LITRES
+    from scorefusion.run.domain import BRAIN_LITRES
 
     litres = _litres_of_tissue(node)
     if litres <= BRAIN_LITRES:
@@ -140,7 +140,7 @@ def _looks_like_ct(node: Any) -> bool:
 
 @once_per_volume
 def _litres_of_tissue(node: Any) -> float:
-    from scorefusion.domain import litres_of_tissue
+    from scorefusion.run.domain import litres_of_tissue
 
     return litres_of_tissue(voxels_from_node(node).T, node.GetSpacing())
 
