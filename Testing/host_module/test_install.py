@@ -140,6 +140,19 @@ class TestInstalling:
         with pytest.raises(RunError, match=expected):
             ensure_installed(Answers())
 
+    def test_the_module_that_installs_torch_is_called_as_users_see_it(
+        self, host: Any, fake_worker: Any, lacking: set[str], monkeypatch: Any
+    ) -> None:
+        import PyTorchUtils
+
+        from ScoreFusionLib.logic.errors import RunError
+        from ScoreFusionLib.logic.install import ensure_installed
+
+        lacking.discard("nibabel")
+        monkeypatch.setattr(PyTorchUtils.PyTorchUtilsLogic, "installTorch", lambda *_args, **_options: None)
+        with pytest.raises(RunError, match=f"the module '{PyTorchUtils.TITLE}'"):
+            ensure_installed(Answers())
+
     def test_a_failure_is_shown_in_the_panel(self, host: Any, widget: Any, lacking: set[str], monkeypatch: Any) -> None:
         monkeypatch.setattr("slicer.util.confirmOkCancelDisplay", lambda *_args, **_options: False)
         widget.ui.modelSelector.setCurrentIndex(widget.panel.models.ids().index("test-sr"))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,45 @@ class TestOpening:
         assert content.minimumSizeHint.width() <= width
         assert content.width <= width
 
+    @pytest.mark.parametrize("scale", [1.0, 1.5], ids=["usual font", "high-DPI font"])
+    @pytest.mark.parametrize("model", ["brain-sr", "brain-t1-t2-to-flair"])
+    def test_no_text_is_cut_in_320_pixels(self, model: str, scale: float, host: Any, fake_worker: Any) -> None:
+        import qt
+        from text_fit import cut_texts
+
+        usual = qt.QApplication.font()
+        font = qt.QFont(usual)
+        font.setPointSizeF(scale * usual.pointSizeF())
+        qt.QApplication.setFont(font)
+        try:
+            thick_head()
+            widget = host.open(host.load_module(MODULE), width=320)
+            widget.panel.devices.close()  # no answer while we measure, but the longest one
+            widget.panel.devices._remember({(model, "fast"): 700.0})
+            choose_model(widget, model)
+            for name in ("understoodSection", "advancedSection", "resultSection", "logSection"):
+                getattr(widget.ui, name).collapsed = False
+            for title in ("Uncertainty over result", "What changed", "Error over result", "Result over input"):
+                widget.ui.overlaySelector.addItem(title)
+            for _settling in range(2):  # heights follow widths a round later
+                host.grab(widget, width=320)
+            assert not cut_texts(widget.ui.ScoreFusion)
+            widget.ui.applyButton.setText("Cancel a run that has a very long name indeed")  # the measure does measure
+            assert len(cut_texts(widget.ui.ScoreFusion)) == 1
+        finally:
+            qt.QApplication.setFont(usual)
+
     def test_the_log_is_closed(self, widget: Any) -> None:
         assert widget.ui.logSection.collapsed
+
+
+class TestShortTest:
+    def test_reload_and_test_passes_where_another_module_has_imported_torch(
+        self, host: Any, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+        host.load_module(MODULE)
+        slicer.selfTests["ScoreFusion"]()
 
 
 class TestApplyButton:

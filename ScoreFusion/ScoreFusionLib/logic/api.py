@@ -24,6 +24,7 @@ def make_job(
     output: Any | None = None,
     uncertainty: Any | bool = False,
     reference: Any | None = None,
+    change: bool = False,
     all_frames: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> TranslateJob:
@@ -35,18 +36,25 @@ def make_job(
         model: Id, title or folder of a model.
         output, uncertainty: Nodes to fill; `uncertainty=True` makes a new one.
         reference: Volume to compare the result with.
+        change: Also make a map of result minus input.
         all_frames: Process all frames of a sequence.
         settings: Fields of `TranslateRequest` other than `model` and `uncertainty`.
 
     Raises:
-        RunError: An input is missing or superfluous, or a setting is unknown.
+        RunError: An input is missing or superfluous, a setting is unknown, or a change map means nothing here.
     """
     info = find_model(model)
+    if change and not info.keeps_contrast:
+        msg = _(
+            "The model '{model}' makes another contrast: result minus input would mean nothing. Leave out the map of "
+            "what changed."
+        ).format(model=info.id)
+        raise RunError(msg)
     volumes = match_inputs(info, inputs)
     wants_map = uncertainty is not None and uncertainty is not False
     request = _request(info, {**(settings or {}), **_from_header(info, volumes, settings or {})}, wants_map)
     node = uncertainty if wants_map and uncertainty is not True else None
-    job_inputs = JobInputs(volumes, output=output, uncertainty=node, reference=reference, all_frames=all_frames)
+    job_inputs = JobInputs(volumes, output, node, reference, change=change, all_frames=all_frames)
     return TranslateJob(scene, job_inputs, request, info)
 
 

@@ -172,7 +172,7 @@ def _install_torch() -> None:
 
     torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=False, torchVersionRequirement=TORCH)
     if torch is None:
-        msg = _("PyTorch was not installed. Open the module 'PyTorch Util', install it there, then press Apply again.")
+        msg = _("PyTorch was not installed. Open the module 'PyTorch Utils', install it there, then press Apply again.")
         raise RunError(msg)
     importlib.invalidate_caches()
 

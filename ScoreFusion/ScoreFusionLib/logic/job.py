@@ -59,6 +59,7 @@ class JobInputs:
         volumes: Condition name to volume node, the base first.
         output, uncertainty: Nodes to fill; None makes new ones.
         reference: Volume to compare the result with, if any.
+        change: Also make a map of result minus input; for models that keep the contrast.
         all_frames: Process every frame of a sequence instead of the current one.
     """
 
@@ -66,6 +67,7 @@ class JobInputs:
     output: Any | None = None
     uncertainty: Any | None = None
     reference: Any | None = None
+    change: bool = False
     all_frames: bool = False
 
 
@@ -76,6 +78,7 @@ class _Collected:
     results: list[Image] = field(default_factory=list)
     uncertainties: list[Image] = field(default_factory=list)
     errors: list[Image] = field(default_factory=list)
+    changes: list[Image] = field(default_factory=list)
     qualities: list[dict[str, Any]] = field(default_factory=list)
     provenances: list[dict[str, Any]] = field(default_factory=list)
 
@@ -180,7 +183,7 @@ class TranslateJob:
             event = yield from self._work(self._command(files), f"{index + 1}/{len(frames)}")
             collected.qualities.append(dict(event.get("quality") or {}))
             collected.provenances.append(self._naming(_read_json(event.get("provenance"), files.output)))
-            if reference is not None:
+            if reference is not None or self._inputs.change:
                 yield from self._compare(files, reference, collected)
             yield from self._load(files, collected)
         self._enter(RunState.IMPORTING)
@@ -190,7 +193,7 @@ class TranslateJob:
             self._inputs,
             self._model,
             frame,
-            images=(collected.results, collected.uncertainties, collected.errors),
+            images=(collected.results, collected.uncertainties, collected.errors, collected.changes),
             quality=_mean_of(collected.qualities),
             provenance=self._provenance(collected.provenances[-1], frame),
         )
@@ -277,12 +280,19 @@ class TranslateJob:
             raise failure.explain(self._worker.returncode or 0, error, self._naming(self._worker.tail))
         return result
 
-    def _compare(self, files: RunFiles, reference: Path, collected: _Collected) -> Steps:
-        error_map = files.output.with_name("error.nii")
-        script = ["-m", "ScoreFusionLib.logic.quality", "--result", str(files.output), "--reference", str(reference)]
-        event = yield from self._work([engine.python_executable(), *script, "--error-map", str(error_map)], "")
-        collected.qualities[-1]["reference"] = event.get("quality", {})
-        collected.errors.append((yield from self._read(error_map)))
+    def _compare(self, files: RunFiles, reference: Path | None, collected: _Collected) -> Steps:
+        command = [engine.python_executable(), "-m", "ScoreFusionLib.logic.quality", "--result", str(files.output)]
+        change_map, error_map = files.output.with_name("change.nii"), files.output.with_name("error.nii")
+        if self._inputs.change:
+            command += ["--input", str(next(iter(files.inputs.values()))), "--change-map", str(change_map)]
+        if reference is not None:
+            command += ["--reference", str(reference), "--error-map", str(error_map)]
+        event = yield from self._work(command, "")
+        if self._inputs.change:
+            collected.changes.append((yield from self._read(change_map)))
+        if reference is not None:
+            collected.qualities[-1]["reference"] = event.get("quality") or {}
+            collected.errors.append((yield from self._read(error_map)))
 
     def _load(self, files: RunFiles, collected: _Collected) -> Steps:
         collected.results.append((yield from self._read(files.output)))

@@ -28,7 +28,7 @@ class JobResult:
 
     Attributes:
         node: Result volume.
-        uncertainty, error_map: Volumes, None if not asked for.
+        uncertainty, error_map, change_map: Volumes, None if not asked for.
         sequences: The sequence nodes made for a 4D input.
         quality: The engine's figures; `reference` holds those against the reference volume.
         provenance: The engine's record.
@@ -39,6 +39,7 @@ class JobResult:
     node: Any
     uncertainty: Any | None = None
     error_map: Any | None = None
+    change_map: Any | None = None
     sequences: list[Any] = field(default_factory=list)
     quality: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -52,16 +53,16 @@ def place_results(
     model: ModelInfo,
     frame: Frame,
     *,
-    images: tuple[list[Image], list[Image], list[Image]],
+    images: tuple[list[Image], list[Image], list[Image], list[Image]],
     quality: dict[str, Any],
     provenance: dict[str, Any],
 ) -> Generator[Any, None, JobResult]:
-    """Add the result, the uncertainty and the error map to the scene; a generator that returns a `JobResult`.
+    """Add the result, uncertainty, error map and change map to the scene; a generator that returns a `JobResult`.
 
     Args:
-        images: For each of the three, one image per frame; an empty list leaves it out.
+        images: For each of the four, one image per frame; an empty list leaves it out.
     """
-    results, uncertainties, errors = images
+    results, uncertainties, errors, changes = images
     base = next(iter(inputs.volumes.values()))
     name = node_import.result_name(base.GetName(), model.result_label)
     placer = _Placer(scene, base, frame.transform_id, provenance, model.result_label)
@@ -79,6 +80,10 @@ def place_results(
         done.error_map = node_import.volume_node(scene, _("{name} - error").format(name=node.GetName()), None)
         display.show_as_map(done.error_map, errors[0][0], _("Error"), "")
         yield from placer.place(done.error_map, errors, "error")
+    if changes:
+        done.change_map = node_import.volume_node(scene, _("{name} - what changed").format(name=node.GetName()), None)
+        display.show_as_change(done.change_map, changes[0][0], _("Result minus input"), _("input units"))
+        yield from placer.place(done.change_map, changes, "change")
     done.sequences = placer.sequences
     return done
 
