@@ -1,4 +1,4 @@
-"""ScoreFusion: super-resolution and contrast translation of MRI. The door; the rooms are in ScoreFusionLib."""
+"""ScoreFusion: MRI super-resolution and translation. The door; the rooms are in ScoreFusionLib."""
 
 import sys
 from typing import Annotated
@@ -25,13 +25,13 @@ class ScoreFusion(ScriptedLoadableModule):
 
     def __init__(self, parent):
         super().__init__(parent)
-        self.parent.title = _("ScoreFusion")
+        self.parent.title = _("ScoreFusion: MRI super-resolution and translation")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Image Synthesis")]
         self.parent.dependencies = []
         self.parent.contributors = ["The ScoreFusion contributors"]
         self.parent.helpText = _(
-            "Makes a sharper volume from thick slices, or a contrast that was not acquired, and shows how sure the "
-            "model is. Choose a volume and a model, press Apply. Results are synthetic images for research, not for "
+            "MRI super-resolution and translation: makes a sharper volume from thick slices, or a contrast that was not "
+            "acquired, and shows how sure the model is. Choose a volume and a model, press Apply. Results are synthetic images for research, not for "
             "diagnosis. "
             'See the <a href="{url}">step-by-step tutorial</a>.'
         ).format(url="https://github.com/scorefusion-mri/SlicerScoreFusion/blob/main/docs/slicer-tutorial.md")
@@ -187,7 +187,8 @@ class ScoreFusionLogic(ScriptedLoadableModuleLogic):
             model: Id of a model (see `models()`), or the path of a bundle.
             output: Volume node to fill; None makes a new one.
             options: `uncertainty` (True or a node), `reference` (node), `change` (True makes a map of result minus
-                input), `all_frames`, and the engine's settings: `preset`, `steps`, `samples`, `seed`, `device`, `spacing` (mm), `thickness` (mm), `axis` (0, 1, 2).
+                input), `all_frames`, and the engine's settings: `preset`, `steps`, `samples`, `seed`, `device`,
+                `spacing` (mm), `thickness` (mm), `axis` (0, 1, 2).
 
         Raises:
             ScoreFusionLib.logic.errors.RunError: An input or a setting does not fit the model.

@@ -1,4 +1,4 @@
-"""What the user chose last, kept in Slicer's settings from one session to the next. A scene keeps choices of its own."""
+"""What the user chose last, kept in Slicer's settings for the next session. A scene keeps choices of its own."""
 
 from __future__ import annotations
 
