@@ -30,9 +30,9 @@ class ScoreFusion(ScriptedLoadableModule):
         self.parent.dependencies = []
         self.parent.contributors = ["The ScoreFusion contributors"]
         self.parent.helpText = _(
-            "MRI super-resolution and translation: makes a sharper volume from thick slices, or a contrast that was not "
-            "acquired, and shows how sure the model is. Choose a volume and a model, press Apply. Results are synthetic images for research, not for "
-            "diagnosis. "
+            "MRI super-resolution and translation: makes a sharper volume from thick slices, or a contrast that was "
+            "not acquired, and shows how sure the model is. Choose a volume and a model, press Apply. Results are "
+            "synthetic images for research, not for diagnosis. "
             'See the <a href="{url}">step-by-step tutorial</a>.'
         ).format(url="https://github.com/scorefusion-mri/SlicerScoreFusion/blob/main/docs/slicer-tutorial.md")
         self.parent.acknowledgementText = _(

@@ -1,4 +1,4 @@
-"""The volumes that travel with the extension, in Slicer's module Sample Data. Resources/SampleData says what they are."""
+"""The volumes that travel with the extension, for Slicer's module Sample Data; what they are: Resources/SampleData."""
 
 from __future__ import annotations
 
