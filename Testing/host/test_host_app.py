@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import subprocess
 import sys
 import time
 
@@ -96,6 +97,18 @@ class TestProcesses:
             [shutil.which("PythonSlicer"), "-c", "import sys; print(sys.prefix)"]
         )
         assert process.communicate(timeout=60)[0].strip() == sys.prefix
+
+    @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+    def test_python_slicer_hides_how_its_child_died(self, host) -> None:
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+        process = slicer.util.launchConsoleProcess([shutil.which("PythonSlicer"), "-c", code])
+        assert process.communicate(timeout=60)[0].strip().endswith("exit abnormally - Report the problem.")
+        assert process.returncode == 1
+
+    def test_python_slicer_hands_on_exit_code_and_input(self, host) -> None:
+        code = "import sys; sys.exit(len(sys.stdin.read()))"
+        process = subprocess.run([shutil.which("PythonSlicer"), "-c", code], input=b"x" * 130, timeout=60, check=False)
+        assert process.returncode == 130
 
     def test_the_startup_environment_is_that_of_before_the_launcher(self, host) -> None:
         before = slicer.util.startupEnvironment()
@@ -194,9 +207,29 @@ class TestViews:
         manager.setLayout(5555)
         assert manager.sliceViewNames() == ("Red", "Green", "Yellow", "Left", "Right")
         assert [node.GetLayoutName() for node in manager.visible_view_nodes()] == ["Left", "Right"]
-        assert (changes, manager.layout) == ([5555], 5555)
-        size = manager.sliceWidget("Left").mrmlSliceNode().GetDimensions()
-        assert (size[0], size[1]) == (448, 580)
+        assert (changes[-1], manager.layout) == (5555, 5555)
+
+    def test_views_get_their_size_from_the_event_loop(self, host) -> None:
+        manager = slicer.app.layoutManager()
+        view = '<item><view class="vtkMRMLSliceNode" singletontag="{0}"/></item>'
+        xml = f'<layout type="horizontal">{view.format("Left")}{view.format("Right")}</layout>'
+        manager.layoutLogic().GetLayoutNode().AddLayoutDescription(5555, xml)
+        manager.setLayout(5555)
+        node = manager.sliceWidget("Left").mrmlSliceNode()
+        assert node.GetDimensions()[:2] == (256, 256)
+        host.process_events()
+        assert node.GetDimensions()[:2] == (448, 580)
+
+    def test_a_layout_that_nobody_registered_is_the_conventional_one(self, host) -> None:
+        manager = slicer.app.layoutManager()
+        manager.setLayout(4711)
+        assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+
+    def test_layout_changed_comes_with_every_modification_of_the_layout_node(self, host) -> None:
+        manager, changes = slicer.app.layoutManager(), []
+        manager.connect("layoutChanged(int)", changes.append)
+        manager.layoutLogic().GetLayoutNode().Modified()
+        assert changes == [manager.layout]
 
     def test_linked_views(self, host, volume) -> None:
         manager = slicer.app.layoutManager()

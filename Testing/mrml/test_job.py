@@ -51,6 +51,11 @@ def left_folders() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("ScoreFusion-*"))
 
 
+def worker_of(job: TranslateJob) -> int:
+    """Process id of the worker itself; `job._worker.pid` is its launcher's."""
+    return int(next(line for line in job.log if line.startswith("fake worker, ")).split()[-1])
+
+
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -186,7 +191,7 @@ class TestFailure:
             ("error", "'input' is constant"),
             ("silent", "ended without a result"),
             ("no_torch", "The Python package 'torch' is missing"),
-            ("crash", r"crashed \(SIGSEGV\)"),
+            ("crash", r"crashed \(Segmentation fault\)"),
         ],
     )
     def test_the_message_says_what_happened(
@@ -213,9 +218,20 @@ class TestFailure:
         assert "last words" in caught.value.details
 
     @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
-    def test_a_worker_killed_from_outside_is_explained(
+    def test_a_worker_killed_below_its_launcher_is_explained(
         self, scene: Any, add_volume: Any, fake_worker: Any, model: Any
     ) -> None:
+        fake_worker("slow")
+        job = make_job(scene, model, head(add_volume))
+        job.start()
+        poll_until(job, RunState.RUNNING)
+        os.kill(worker_of(job), signal.SIGKILL)
+        with pytest.raises(RunError, match="ran out of memory"):
+            job.wait()
+        assert job._worker.returncode == 1  # all that the launcher tells
+
+    @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+    def test_a_killed_launcher_is_explained(self, scene: Any, add_volume: Any, fake_worker: Any, model: Any) -> None:
         fake_worker("slow")
         job = make_job(scene, model, head(add_volume))
         job.start()

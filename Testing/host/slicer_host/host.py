@@ -265,6 +265,7 @@ class Host:
         Returns:
             The picture, a QImage of the size given to `set_view_size`.
         """
+        self.process_events()  # a layout that was just chosen is arranged by the event loop
         image = draw_layout(self.app.layoutManager())
         _save(image, path)
         return image
