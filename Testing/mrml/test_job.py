@@ -15,9 +15,9 @@ import slicer
 import slicer.util
 
 from ScoreFusionLib.logic.errors import RunCancelled, RunError
-from ScoreFusionLib.logic.job import JobInputs, TranslateJob
+from ScoreFusionLib.logic.job import TranslateJob
 from ScoreFusionLib.logic.node_import import read_provenance
-from ScoreFusionLib.logic.request import TranslateRequest
+from ScoreFusionLib.logic.request import JobInputs, TranslateRequest
 from ScoreFusionLib.logic.run_state import RunState
 
 THICK = np.diag([1.0, 1.2, 4.0, 1.0])
