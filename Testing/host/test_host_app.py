@@ -259,6 +259,19 @@ class TestPackages:
         slicer.util.pip_install("something")
         assert slicer.packaging.calls == [{"function": "pip_install", "requirements": "something"}]
 
+    @pytest.mark.parametrize("testing", [True, False])
+    @pytest.mark.parametrize("version", [(5, 10), (5, 12)])
+    def test_a_failed_pip_prints_its_reason_and_the_error_lacks_it(self, version, testing, capsys) -> None:
+        with Host(version=version, testing=testing) as host:
+            host.pip.lines, host.pip.returncode = ("ERROR: Could not find a version",), 1
+            ticks = []
+            qt.QTimer.singleShot(0, lambda: ticks.append(1))
+            with pytest.raises(subprocess.CalledProcessError) as caught:
+                slicer.util.pip_install(["something"])
+        assert "ERROR: Could not find a version" in capsys.readouterr().out
+        assert "Could not find" not in f"{caught.value} {caught.value.output}"
+        assert ticks  # the window lives, and takes clicks
+
     def test_slicer_before_5_12(self) -> None:
         with Host(version=(5, 10)) as host:
             with pytest.raises(ImportError):
@@ -294,6 +307,18 @@ class TestPackages:
         assert not model.isExtensionInstalled("PyTorch")
         assert model.installExtensionFromServer("PyTorch")
         assert model.requested == ["PyTorch"]
+        assert not slicer.app.restartRequested  # testing
+
+    def test_the_extensions_manager_asks_before_and_after(self) -> None:
+        with Host(testing=False) as host:
+            model = slicer.app.extensionsManagerModel()
+            host.dialogs.expect(qt.QMessageBox.No)
+            assert not model.installExtensionFromServer("PyTorch")
+            host.dialogs.expect(qt.QMessageBox.Yes)
+            host.dialogs.expect(qt.QMessageBox.Yes)
+            assert model.installExtensionFromServer("PyTorch")
+            assert slicer.app.restartRequested
+            assert len(host.dialogs.shown) == 3
 
 
 class TestSampleData:
@@ -323,8 +348,9 @@ class TestSampleData:
 
 
 class TestDialogs:
-    def test_testing_mode_shows_no_boxes(self, host) -> None:
-        slicer.util.confirmOkCancelDisplay("not asked")
+    def test_testing_mode_shows_no_boxes_and_answers_yes(self, host) -> None:
+        assert slicer.util.confirmOkCancelDisplay("not asked")
+        assert slicer.util.confirmYesNoDisplay("not asked")
         slicer.util.errorDisplay("only logged")
         assert host.dialogs.shown == []
 

@@ -105,6 +105,11 @@ class Host:
         """What modules wanted to install, by `slicer.packaging` or `slicer.util.pip_install`."""
         return older_slicer.pip_calls()
 
+    @property
+    def pip(self) -> Any:
+        """What pip prints and how it ends; see `slicer_package/packaging.py`."""
+        return older_slicer.packaging_module().pip
+
     # --- modules ---
 
     def load_module(self, path: str | Path) -> ScriptedModule:
