@@ -359,8 +359,10 @@ class TestDialogs:
             host.dialogs.expect(qt.QMessageBox.Cancel)
             assert slicer.util.confirmOkCancelDisplay("Really?") is False
             host.dialogs.expect(lambda box: box.button(qt.QMessageBox.Ok).click())
+            assert slicer.util.confirmOkCancelDisplay("Really?") is True
+            host.dialogs.expect(lambda box: box.button(qt.QMessageBox.Ok).click())
             slicer.util.infoDisplay("Done")
-            assert ["Really?" in host.dialogs.shown[0], "Done" in host.dialogs.shown[1]] == [True, True]
+            assert ["Really?" in host.dialogs.shown[0], "Done" in host.dialogs.shown[2]] == [True, True]
 
     def test_an_unexpected_dialog_is_an_error(self, host, monkeypatch) -> None:
         monkeypatch.setattr("slicer_host.dialogs.PATIENCE_MS", 50)

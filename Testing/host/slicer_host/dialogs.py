@@ -69,6 +69,9 @@ class DialogDesk:
                 abandoned.append(True)
                 dialog.reject()
 
+        # `slicer.util` says deleteLater() before exec_(). Slicer's main loop keeps the dialog until it returns there; a
+        # test has no main loop, and Qt would delete it as soon as its own loop begins.
+        QtCore.QCoreApplication.removePostedEvents(dialog, int(QtCore.QEvent.DeferredDelete))
         QtCore.QTimer.singleShot(0, dialog, answer)
         QtCore.QTimer.singleShot(PATIENCE_MS, dialog, give_up)
         result = execute(dialog)

@@ -34,6 +34,7 @@ def hide_newer(version: tuple[int, int]) -> None:
     def pip_install(requirements: Any) -> None:
         _packaging.calls.append({"function": "pip_install", "requirements": requirements})
         _packaging.run_pip()
+        _packaging.note_installed(requirements)
 
     def pip_uninstall(requirements: Any) -> None:
         _packaging.calls.append({"function": "pip_uninstall", "requirements": requirements})

@@ -83,6 +83,7 @@ class PyTorchUtilsLogic:
         if decline_install:
             return None
         _packaging().run_pip()
+        _packaging().note_installed("torch")
         state = "installed"
         return self.torch
 

@@ -1,12 +1,14 @@
 """`slicer.packaging`: installs nothing, and records what a module asks for.
 
-Tests read `calls`, set `decline` to play a user who says no, and `pip` to choose what pip prints and how it ends: a
-process that plays pip does run, and is waited for as in Slicer, so the event loop goes on meanwhile.
+Tests read `calls`, and `installed` (names of what pip was told to install, and did). They set `decline` to play a user
+who says no, and `pip` to choose what pip prints and how it ends: a process that plays pip does run, and is waited for
+as in Slicer, so the event loop goes on meanwhile.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ import slicer.util
 from packaging.requirements import InvalidRequirement, Requirement
 
 calls: list[dict[str, Any]] = []
+installed: set[str] = set()
 decline = False
 
 
@@ -51,6 +54,13 @@ def reset() -> None:
     global decline, pip
     decline, pip = False, PlayedPip()
     calls.clear()
+    installed.clear()
+
+
+def note_installed(requirements: Any) -> None:
+    """Remember the names among some arguments of pip."""
+    entries = requirements.split() if isinstance(requirements, str) else list(requirements)
+    installed.update(re.split(r"[<>=!~ \[]", entry)[0] for entry in entries if not entry.startswith("-"))
 
 
 def run_pip() -> None:
@@ -164,6 +174,7 @@ def pip_install(requirements: Any, **options: Any) -> None:
         run_pip()
     else:
         _run_pip_with_dialog()
+    note_installed(requirements)
 
 
 def pip_uninstall(requirements: Any, **options: Any) -> None:
