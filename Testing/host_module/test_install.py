@@ -274,6 +274,20 @@ class TestWhileInstalling:
         assert widget.ui.applyButton.text == "Apply"
         assert not widget.ui.applyButton.enabled
 
+    def test_a_module_unloaded_meanwhile_does_no_harm(
+        self, user_host: Any, fake_worker: Any, lacking: set[str]
+    ) -> None:
+        import qt
+
+        lacking.discard("nibabel")
+        widget = ready_widget(user_host)
+        user_host.pip.lines, user_host.pip.pause = ("Collecting torch", "Downloading torch", "..."), 0.2
+        qt.QTimer.singleShot(300, lambda: user_host.unload(user_host.app.moduleManager().module("ScoreFusion")))
+        user_host.dialogs.expect(press_ok)
+        widget.panel.apply_or_cancel()  # no button in between, which would be deleted below its own click
+        assert widget.panel.run.job is None
+        assert not user_host.errors
+
     def test_a_second_caller_is_told_to_wait(self, user_host: Any, fake_worker: Any, lacking: set[str]) -> None:
         import qt
 

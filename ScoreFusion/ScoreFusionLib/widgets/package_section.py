@@ -20,6 +20,7 @@ class PackageSection:
     def __init__(self, ui: Any) -> None:
         self.progressed = Signal()
         self.is_busy = False
+        self.is_closed = False
         self._ui = ui
         self._devices: list[Device] | None = None
         ui.packagesSection.connect("contentsCollapsed(bool)", lambda *_args: self.show())
@@ -47,6 +48,14 @@ class PackageSection:
         )
         self._ui.packagesLabel.setText(f"<table>{cells}</table>")
 
+    def close(self) -> None:
+        """The module goes away, perhaps while packages are installed: its widgets are not touched any more."""
+        self.is_closed = True
+
+    def _tell(self, line: str) -> None:
+        if not self.is_closed:
+            self.progressed.emit(line)
+
     def _graphics(self) -> str:
         if self._devices is None or not packages.is_satisfied("torch" + packages.TORCH):
             return _("not known: PyTorch has not answered")
@@ -56,8 +65,7 @@ class PackageSection:
     def _run(self, action: Callable[..., None]) -> None:
         self.is_busy = True
         try:
-            action(lambda text: slicer.util.confirmOkCancelDisplay(text, _("ScoreFusion")), self.progressed.emit)
+            action(lambda text: slicer.util.confirmOkCancelDisplay(text, _("ScoreFusion")), self._tell)
         finally:
             self.is_busy = False
-            self.progressed.emit("")
-            self.show()
+            self._tell("")

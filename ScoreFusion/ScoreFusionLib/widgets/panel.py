@@ -85,6 +85,7 @@ class Panel:
         """The module goes away: end the worker, stop asking, give the layout back."""
         if self.run.job is not None:
             self.run.job.abort()
+        self.packages.close()
         self.devices.close()
         self.models.close()
         self.result.close()
@@ -106,10 +107,16 @@ class Panel:
 
     def _attempt(self, action: Callable[[], None]) -> None:
         self.run.forget_failure()
+        failure: RunError | None = None
         try:
             action()
         except RunError as error:
-            self.run.show_failure(error)
+            failure = error
+        if self.packages.is_closed:  # the module was unloaded while packages were installed
+            return
+        if failure is not None:
+            self.run.show_failure(failure)
+        self.packages.show()
         self.refresh()
 
     def _install_and_start(self) -> None:
