@@ -10,9 +10,9 @@ from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic.dicom import SLICE_AXIS
 from ScoreFusionLib.logic.errors import RunError
 from ScoreFusionLib.logic.geometry import affine_from_node
-from ScoreFusionLib.logic.job import JobInputs, TranslateJob
+from ScoreFusionLib.logic.job import TranslateJob
 from ScoreFusionLib.logic.models import ModelInfo, find_model
-from ScoreFusionLib.logic.request import TranslateRequest
+from ScoreFusionLib.logic.request import JobInputs, TranslateRequest
 from ScoreFusionLib.logic.understanding import understand_node
 
 

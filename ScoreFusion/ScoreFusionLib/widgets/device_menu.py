@@ -10,12 +10,11 @@ from ScoreFusionLib.logic.signal import Signal
 
 class DeviceMenu:
     """Signals: `chosen(device name)`, when the user picks one; `missing(device name)`, when the wanted one is not here;
-    `estimated()`, when times are known.
+    `estimated()`, when times are known; `shown(devices)`, when the list was filled.
     """
 
     def __init__(self, ui: Any) -> None:
-        self.chosen = Signal()
-        self.missing = Signal()
+        self.chosen, self.missing, self.shown = Signal(), Signal(), Signal()
         self._selector = ui.deviceSelector
         self._wanted = "auto"
         self._probe: DeviceProbe | None = None
@@ -79,6 +78,7 @@ class DeviceMenu:
             self._selector.addItem(device.label)
         self._selector.blockSignals(blocked)
         self.select(self._wanted)
+        self.shown.emit(devices)
 
     def _on_index_changed(self, index: int) -> None:
         if 0 <= index < len(self._devices):
