@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic import engine, failure
@@ -30,7 +29,7 @@ from ScoreFusionLib.logic.naming import Naming
 from ScoreFusionLib.logic.node_export import export_steps, voxels_from_node
 from ScoreFusionLib.logic.node_import import load_steps
 from ScoreFusionLib.logic.request import JobInputs, RunFiles, TranslateRequest, command_arguments
-from ScoreFusionLib.logic.results import Image, JobResult, place_results
+from ScoreFusionLib.logic.results import Image, JobResult, mean_of, place_results, read_record
 from ScoreFusionLib.logic.run_state import RunState
 from ScoreFusionLib.logic.sequences import frame_nodes
 from ScoreFusionLib.logic.signal import Signal
@@ -162,7 +161,7 @@ class TranslateJob:
             files = yield from self._export(volumes, frame)
             event = yield from self._work(self._command(files), f"{index + 1}/{len(frames)}")
             collected.qualities.append(dict(event.get("quality") or {}))
-            collected.provenances.append(self._naming(_read_json(event.get("provenance"), files.output)))
+            collected.provenances.append(self._naming(read_record(event.get("provenance"), files.output)))
             if reference is not None or self._inputs.change:
                 yield from self._compare(files, reference, collected)
             yield from self._load(files, collected)
@@ -174,7 +173,7 @@ class TranslateJob:
             self._model,
             frame,
             images=(collected.results, collected.uncertainties, collected.errors, collected.changes),
-            quality=_mean_of(collected.qualities),
+            quality=mean_of(collected.qualities),
             provenance=self._provenance(collected.provenances[-1], frame),
         )
         self.result.warnings.extend(self.warnings)
@@ -404,28 +403,3 @@ def _temporary_root() -> str | None:
     application = getattr(slicer, "app", None)
     path = getattr(application, "temporaryPath", None)
     return path if isinstance(path, str) and Path(path).is_dir() else None
-
-
-def _read_json(path: object, output: Path) -> dict[str, Any]:
-    import json
-
-    sidecar = Path(str(path)) if path else output.with_suffix(".json")
-    try:
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _mean_of(qualities: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures of a run: those of its only frame, or the mean over the frames."""
-    mean: dict[str, Any] = {}
-    for key, value in qualities[0].items():
-        if isinstance(value, dict):
-            mean[key] = _mean_of([quality.get(key, {}) or value for quality in qualities])
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            values: NDArray[np.float64] = np.array([float(quality.get(key, value)) for quality in qualities])
-            mean[key] = float(values.mean())
-        else:
-            mean[key] = value
-    return mean

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import slicer
@@ -116,3 +118,26 @@ class _Placer:
             yield
         sequence.browse(node)
         self.sequences.append(sequence.node)
+
+
+def read_record(path: object, output: Path) -> dict[str, Any]:
+    """Return the worker's provenance record: of the file that it named, else beside its output; empty without one."""
+    sidecar = Path(str(path)) if path else output.with_suffix(".json")
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def mean_of(qualities: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of a run: those of its only frame, or the mean over the frames."""
+    mean: dict[str, Any] = {}
+    for key, value in qualities[0].items():
+        if isinstance(value, dict):
+            mean[key] = mean_of([quality.get(key, {}) or value for quality in qualities])
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            mean[key] = sum(float(quality.get(key, value)) for quality in qualities) / len(qualities)
+        else:
+            mean[key] = value
+    return mean
