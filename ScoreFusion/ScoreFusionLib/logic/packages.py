@@ -9,8 +9,6 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass
 
-from packaging.requirements import Requirement
-
 from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic.engine import MODULE_FOLDER
 
@@ -31,7 +29,7 @@ class Missing:
 
     def names(self) -> str:
         """Return the names, to be listed in a sentence."""
-        return ", ".join([*(Requirement(line).name for line in self.packages), *(["torch"] if self.torch else [])])
+        return ", ".join([*map(name_of, self.packages), *(["torch"] if self.torch else [])])
 
     def sizes(self) -> list[str]:
         """Return a line for each part of the download, with its reason and its size."""
@@ -44,7 +42,7 @@ class Missing:
                 )
             )
         if self.packages:
-            names = ", ".join(Requirement(line).name for line in self.packages)
+            names = ", ".join(map(name_of, self.packages))
             lines.append(_("- {names}, to read volumes and models: less than 10 MB.").format(names=names))
         return lines
 
@@ -65,9 +63,18 @@ def find_missing() -> Missing:
 
 def is_satisfied(requirement: str) -> bool:
     """True if a requirement such as `nibabel>=5.0` is met."""
+    from packaging.requirements import Requirement  # part of Slicer, but nothing to load at its start
+
     needed = Requirement(requirement)
     installed = version_of(needed.name)
     return installed is not None and needed.specifier.contains(installed, prereleases=True)
+
+
+def name_of(requirement: str) -> str:
+    """Return `nibabel` for `nibabel>=5.0`."""
+    from packaging.requirements import Requirement
+
+    return Requirement(requirement).name
 
 
 def version_of(name: str) -> str | None:
@@ -98,5 +105,5 @@ def versions() -> list[tuple[str, str]]:
     """Return name and version, in words if there is none, of what decides whether and how a run works."""
     from scorefusion.version import __version__
 
-    names = ["torch", *(Requirement(line).name for line in everything().packages), *HELD_BACK]
+    names = ["torch", *map(name_of, everything().packages), *HELD_BACK]
     return [("ScoreFusion", __version__), *((name, version_of(name) or _("not installed")) for name in names)]
