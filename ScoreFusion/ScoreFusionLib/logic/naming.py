@@ -10,8 +10,8 @@ class Naming:
     """Says what a volume is called in Slicer wherever the worker, which knows files alone, says a path.
 
     >>> naming = Naming()
-    >>> naming.learn(Path("/tmp/x/input-image.nii"), "MRHead")
-    >>> naming("'/tmp/x/input-image.nii' is dark (input-image.nii)")
+    >>> naming.learn(Path("/run/input-image.nii"), "MRHead")
+    >>> naming("'/run/input-image.nii' is dark (input-image.nii)")
     "'MRHead' is dark (MRHead)"
     """
 
