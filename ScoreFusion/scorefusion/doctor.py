@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import scorefusion
-from scorefusion.bundle import BundleInfo, bundle_folders, list_bundles, user_models_folder
+from scorefusion.bundle import BundleInfo, list_bundles, user_models_folder
+from scorefusion.bundle.store import UNREADABLE, shipped_folders
+from scorefusion.errors import BundleError
 from scorefusion.memory import GIB, available_memory, readable, total_memory
 from scorefusion.runtime import cpu_count, device_problem, pick_device
 
@@ -67,13 +69,19 @@ def doctor(measure: bool = True) -> dict[str, Any]:
 
     infos = list_bundles()
     for info in infos:
-        if info.problem:
+        if info.id == UNREADABLE:
+            problems.append({"what": str(info.problem), "do": "Set SCOREFUSION_HOME to a folder of yours."})
+        elif info.problem:
             problems.append({"what": info.problem, "do": f"scorefusion models remove {info.id}, then import it again"})
     if not infos:
         what = "No model is installed."
         problems.append({"what": what, "do": "scorefusion models import FILE.zip"})
-    folders = [_folder(folder) for folder in bundle_folders()]
-    if not folders[-1]["writable"]:
+    folders = [_folder(folder, user=False) for folder in shipped_folders()]
+    try:
+        folders.append(_folder(user_models_folder(), user=True))
+    except (BundleError, OSError):  # listed above, as a problem of the models
+        pass
+    if not all(folder["writable"] for folder in folders if folder["user"]):
         what = f"Models cannot be imported: {folders[-1]['path']} is not writable."
         problems.append({"what": what, "do": "Set SCOREFUSION_HOME to a folder of yours."})
 
@@ -163,7 +171,7 @@ def _devices(measure: bool) -> list[dict[str, Any]]:
     return devices
 
 
-def _folder(folder: Path) -> dict[str, Any]:
+def _folder(folder: Path, user: bool) -> dict[str, Any]:
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -171,7 +179,7 @@ def _folder(folder: Path) -> dict[str, Any]:
         "path": str(folder),
         "exists": folder.is_dir(),
         "writable": existing.is_dir() and os.access(existing, os.W_OK),
-        "user": folder == user_models_folder(),
+        "user": user,
     }
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from scorefusion.bundle import Bundle, find_bundle
+from scorefusion.bundle.bounds import DEFAULT_UNCERTAINTY
 from scorefusion.domain import mm
 from scorefusion.errors import OutOfMemory, RequestError
 from scorefusion.fusion import FusionRule, VolumeRule
@@ -38,7 +39,6 @@ from scorefusion.runtime import (
 from scorefusion.volume import Volume, read_volume
 
 Input = Volume | str | os.PathLike[str]
-DEFAULT_UNCERTAINTY = {"steps": 4, "samples": 4, "solver": "ddim", "eta": 1.0}
 
 
 @dataclass(frozen=True)
