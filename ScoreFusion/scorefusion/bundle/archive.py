@@ -20,7 +20,7 @@ from scorefusion.bundle.bounds import MAX_BYTES
 from scorefusion.bundle.metadata import short
 from scorefusion.bundle.names import is_safe_path, same_name
 from scorefusion.errors import BundleError
-from scorefusion.memory import MIB, readable
+from scorefusion.wording import MIB, readable
 
 MAX_ENTRIES = 1000
 """Files and folders in a source."""
