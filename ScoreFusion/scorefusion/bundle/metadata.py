@@ -79,7 +79,8 @@ class Checker:
         """The acceptable values by key; `closed` = no other keys may be there."""
         if closed:
             for key in sorted(set(mapping) - set(table)):
-                self.problems.append(f"{prefix}{short(key)[1:-1]} is unknown (expected some of {', '.join(table)})")
+                where = prefix.rstrip(".")
+                self.problems.append(f"{where} cannot be used with {short(key)} (expected some of {', '.join(table)})")
         found = {key: self.check(mapping, prefix, key, rule) for key, rule in table.items()}
         return {key: value for key, value in found.items() if value is not None}
 
@@ -187,7 +188,7 @@ def _check_planes(
     covered: set[str] = set()
     for index, entry in enumerate(entries):
         at = f"{prefix}planes[{index}]."
-        _check_network(checker, entry, at, files, dims=2)
+        _check_network(checker, entry, at, files)
         checker.check(entry, at, "conditions", _some_of(conditions))
         covered.update(checker.check(entry, at, "planes", _some_of(planes)) or [])
     if entries and set(planes) - covered:
@@ -196,7 +197,7 @@ def _check_planes(
             f"{prefix}planes has no network for {left} (expected one for each of scorefusion.planes)"
         )
     if fusion is not None:
-        _check_network(checker, fusion, f"{prefix}fusion.", files, dims=3)
+        _check_network(checker, fusion, f"{prefix}fusion.", files)
     if not checker.problems:
         _check_optional(checker, section)
 
@@ -218,7 +219,7 @@ def _check_volume(checker: Checker, section: dict[str, Any], networks: dict[str,
     prefix = "scorefusion.networks."
     volume = checker.check(networks, prefix, "volume", Entries(100, "a network or null"))
     if volume is not None:
-        _check_network(checker, volume, f"{prefix}volume.", files, dims=3)
+        _check_network(checker, volume, f"{prefix}volume.", files)
         if checker.check(volume, f"{prefix}volume.", "kind", Choice(bounds.VOLUME_KINDS)) == "regression":
             _check_regression(checker, section)
     for key in ("planes", "fusion"):
@@ -228,7 +229,7 @@ def _check_volume(checker: Checker, section: dict[str, Any], networks: dict[str,
             )
 
 
-def _check_network(checker: Checker, entry: dict[str, Any], prefix: str, files: tuple[str, ...], dims: int) -> None:
+def _check_network(checker: Checker, entry: dict[str, Any], prefix: str, files: tuple[str, ...]) -> None:
     file = entry.get("file")
     if "file" not in entry:
         checker.problems.append(f"{prefix}file is missing (expected one of scorefusion.files)")
@@ -236,20 +237,17 @@ def _check_network(checker: Checker, entry: dict[str, Any], prefix: str, files: 
         checker.expect(f"{prefix}file", file, "one of scorefusion.files")
     config = checker.check(entry, prefix, "config", Entries(100, "the network's configuration"))
     if config is not None:
-        good = check_network(checker, config, f"{prefix}config.", bounds.NETWORK)
-        if good.get("spatial_dims", dims) != dims:
-            checker.expect(f"{prefix}config.spatial_dims", good["spatial_dims"], str(dims))
+        check_network(checker, config, f"{prefix}config.", bounds.NETWORK)
 
 
-def check_network(checker: Checker, config: dict[str, Any], prefix: str, table: Table) -> dict[str, Any]:
-    """A network's sizes: those that are right."""
+def check_network(checker: Checker, config: dict[str, Any], prefix: str, table: Table) -> None:
+    """A network's sizes."""
     good = checker.check_all(config, prefix, table, closed=True)
     channels, heads = good.get("channels"), good.get("head_width", 32)
     if channels and channels[0] % 2:
         checker.expect(f"{prefix}channels", channels, "an even first width, for sines and cosines of the noise level")
     if channels and good.get("attention") and channels[-1] % heads:
         checker.expect(f"{prefix}head_width", heads, f"a divisor of the last width, {channels[-1]}")
-    return good
 
 
 def _check_regression(checker: Checker, section: dict[str, Any]) -> None:
