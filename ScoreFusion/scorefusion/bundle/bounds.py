@@ -29,6 +29,7 @@ SOLVERS = ("ddim", "ddpm", "dpmpp")
 MAX_BYTES = 2 * 1024**3
 """Of all files of a bundle, unpacked."""
 MAX_CONDITIONS = 16
+MAX_TIMESTEPS = 100_000
 MAX_NETWORKS = MAX_CONDITIONS * len(PLANES)
 
 
@@ -287,7 +288,7 @@ NETWORK: Table = {
 
 SCHEDULE: Table = {
     "kind": Choice(SCHEDULES),
-    "num_train_timesteps": Whole(1, 100_000),
+    "num_train_timesteps": Whole(1, MAX_TIMESTEPS),
     "prediction": Choice(PREDICTIONS),
     "beta_start": Maybe(Real(1e-9, 0.9999)),
     "beta_end": Maybe(Real(1e-9, 0.9999)),
@@ -297,7 +298,7 @@ SCHEDULE: Table = {
 PLAN: Table = {
     "steps": Whole(1, 1000),
     "solver": Choice(SOLVERS),
-    "start": Maybe(OrNull(Whole(0, 99_999))),
+    "start": Maybe(OrNull(Whole(0, MAX_TIMESTEPS - 1))),
     "samples": Maybe(Whole(1, 64)),
     "eta": Maybe(Real(0, 1)),
 }

@@ -49,9 +49,9 @@ def import_bundle(path: str | Path, *, force: bool = False, max_bytes: int = MAX
         if not is_bundle_id(bundle_id):
             refuse(source, f"it names the model {bundle_id!r}, which cannot be. Set scorefusion.id in its metadata")
         final = user_models_folder() / bundle_id
-        _check_place(bundle_id, final, force)
         wanted = {METADATA_PATH, CARD_PATH, *NAMES_WITHOUT_SUFFIX, *section["files"]}
         try:
+            _check_place(bundle_id, final, force)
             with staged_folder(final.parent) as staged:
                 for name in sorted(wanted & set(members)):
                     to = staged / name
