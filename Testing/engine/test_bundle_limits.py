@@ -70,10 +70,8 @@ def leaves(value: Any, path: Path_ = ()) -> Iterator[Path_]:
 
 def replaced(value: Any, path: Path_, new: Any) -> Any:
     """A copy with another value in one place; what lies beside the way there is shared."""
-    if not path:
-        return new
     changed = copy.copy(value)
-    changed[path[0]] = replaced(value[path[0]], path[1:], new)
+    changed[path[0]] = new if len(path) == 1 else replaced(value[path[0]], path[1:], new)
     return changed
 
 
@@ -96,8 +94,7 @@ def use(bundle: Bundle, metadata: dict[str, Any]) -> bool:
             load_model(changed)
             gflop_per_megavoxel(section)
             _BUILT.add(built)
-    except BundleError as error:
-        assert len(str(error)) < 3000
+    except BundleError:
         return False
     json.dumps(BundleInfo(changed.id, changed.folder, False, changed).to_dict(), allow_nan=False)
     for plan in map(SamplingPlan.from_preset, section["presets"].values()):
@@ -166,6 +163,7 @@ class TestHostileValues:
             (("domain", "extent_mm"), [300, 90], "the lower one first"),
             (("domain", "extent_mm"), "big", "two lengths in mm"),
             (("target", "range"), [5, 5], "two different numbers"),
+            (("target",), {}, r"target\.name is missing"),
             (("base_joint",), [0.0] * 5, "to the power of 2"),
             (("training",), "x", "a mapping"),
         ],

@@ -103,8 +103,8 @@ class _Zip:
             if info.flag_bits & 0x1:
                 refuse(self.path, "it is encrypted. Unpack it yourself and import the folder")
             if info.compress_type not in _PACKINGS:
-                how = zipfile.compressor_names.get(info.compress_type, info.compress_type)
-                refuse(self.path, f"{short(name)} is packed by the method {how!r}. Pack it again as an ordinary zip")
+                how = f"packed by method {info.compress_type}, such as LZMA or bzip2"
+                refuse(self.path, f"{short(name)} is {how}. Pack it again as an ordinary zip")
             mode = stat.S_IFMT(info.external_attr >> 16)
             if name.endswith("/") and is_safe_path(name[:-1]) and mode in (0, stat.S_IFDIR):
                 yield None

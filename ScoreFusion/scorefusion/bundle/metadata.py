@@ -95,7 +95,8 @@ def _check_section(checker: Checker, section: dict[str, Any]) -> None:
     conditions = _check_conditions(checker, good.get("conditions", []))
     if good.get("base") == "mapped_condition":
         _check_maps(checker, section, len(conditions))
-    _check_target(checker, good.get("target", {}), conditions)
+    if "target" in good:
+        _check_target(checker, good["target"], conditions)
     checker.check_all(good.get("inputs", {}), f"{top}inputs.", bounds.INPUTS, closed=True)
     checker.check_all(good.get("domain", {}), f"{top}domain.", bounds.DOMAIN)
     files = _check_files(checker, good.get("files", {}))
@@ -143,8 +144,6 @@ def _check_maps(checker: Checker, section: dict[str, Any], conditions: int) -> N
 
 
 def _check_target(checker: Checker, target: dict[str, Any], conditions: list[str]) -> None:
-    if not target:
-        return
     prefix = "scorefusion.target."
     good = checker.check_all(target, prefix, bounds.TARGET)
     checker.check(target, prefix, "same_contrast_as", OrNull(Choice(tuple(conditions))))

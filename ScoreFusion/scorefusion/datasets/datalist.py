@@ -132,7 +132,7 @@ def _load(path: Path) -> dict[str, Any]:
         content = read_json(path, foreign=True)
     except DocumentError as error:
         sections = ", ".join(f"'{section}'" for section in SECTIONS.values())
-        msg = f"datalist {error}; give a JSON file with lists under {sections}"
+        msg = f"datalist {error}; is it a volume? Give a JSON file with lists under {sections}"
         raise RequestError(msg) from error
     if not isinstance(content, dict):
         msg = f"datalist {path} must be an object with lists under {', '.join(SECTIONS.values())}"
