@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from scorefusion.errors import BundleError  # noqa: E402
 from scorefusion.fusion.inputs import InputLayout  # noqa: E402
 from scorefusion.networks.cost import gflop_per_megavoxel  # noqa: E402
 from scorefusion.networks.sizes import UNetConfig, fusion_config, plane_config  # noqa: E402
-from scorefusion.pipeline import translate  # noqa: E402
 from scorefusion.run.request import SamplingPlan  # noqa: E402
 
 Path_ = tuple[Any, ...]
@@ -210,18 +209,6 @@ class TestHostileValues:
         if data.draw(st.booleans()):
             inner[data.draw(st.text(max_size=2000))] = value
         use(mapped, metadata)
-
-    @pytest.mark.slow
-    def test_a_model_that_passes_restores_a_volume(self, mapped: Bundle, make_volume: Callable[..., Any]) -> None:
-        volume = make_volume((9, 8, 7), (1.0, 1.0, 1.0))
-        for path in list(leaves(mapped.metadata)):
-            for value in HOSTILE:
-                metadata = replaced(mapped.metadata, path, value)
-                if use(mapped, metadata):
-                    changed = copy.copy(mapped)
-                    changed.metadata = metadata
-                    name = metadata["scorefusion"]["conditions"][0]["name"]
-                    translate({name: volume}, changed, device="cpu")
 
 
 class TestTextOfTheMetadata:
