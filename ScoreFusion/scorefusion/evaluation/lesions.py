@@ -17,16 +17,26 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scorefusion.errors import VolumeError
+from scorefusion.evaluation.regions import three_classes
 from scorefusion.imaging.files import read_volume
 from scorefusion.imaging.volume import Volume
 
 #: Voxels from the lesion: nearest and farthest of the ring.
 RING = (2.0, 6.0)
+
+HOW = (
+    f"A lesion's contrast is its mean minus the mean of the ring around it ({RING[0]:g} to {RING[1]:g} voxels away, "
+    "inside the brain, without fluid where T1w or FLAIR shows it as the darkest of three classes), in units of the "
+    "truth's range; its contrast-to-noise ratio (CNR) is the same over the standard deviation in that image's ring. "
+    "All lesions of a mask count as one. 100 % kept is as in the truth, 0 % is gone, "
+    "below 0 % is turned round. A smooth image has a smooth ring, and so a high CNR: read the contrast beside it."
+)
 
 #: Fewer voxels than this, in the lesion or in its ring, give no figure.
 LEAST_VOXELS = 20
@@ -98,15 +108,9 @@ def fluid_mask(volume: Tensor, contrast: str | None, brain: Tensor) -> Tensor | 
         contrast: of the volume; fluid is dark in `FLUID_IS_DARK`.
         brain: bool `(I, J, K)`.
     """
-    import SimpleITK as sitk
-
     if contrast not in FLUID_IS_DARK:
         return None
-    otsu = sitk.OtsuMultipleThresholdsImageFilter()
-    otsu.SetNumberOfThresholds(2)
-    otsu.SetNumberOfHistogramBins(256)
-    otsu.Execute(sitk.GetImageFromArray(volume[brain].float().reshape(1, 1, -1).numpy()))
-    fluid = brain & (volume < otsu.GetThresholds()[0])
+    fluid = brain & (volume < three_classes(volume[brain].float().numpy())[0])
     return fluid if int(fluid.sum()) < MOST_FLUID * int(brain.sum()) else None
 
 
@@ -130,6 +134,21 @@ def score_lesion(estimate: Tensor, truth: Tensor, region: LesionRegion, brain: T
         float(error[region.inside].mean()),
         float(error[elsewhere].mean()) if bool(elsewhere.any()) else math.nan,
     )
+
+
+def lesion_figures(estimate: Tensor, truth: Tensor, region: LesionRegion | None, brain: Tensor) -> dict[str, float]:
+    """The score by name; nothing where there is no lesion."""
+    if region is None:
+        return {}
+    return {f"lesion_{name}": value for name, value in vars(score_lesion(estimate, truth, region, brain)).items()}
+
+
+def lesion_facts(truth: Tensor, region: LesionRegion | None) -> dict[str, Any]:
+    """What the report says of the lesion in the truth; `lesion` is None where there is none."""
+    if region is None:
+        return {"lesion": None}
+    contrast = vars(lesion_contrast(truth, region))
+    return {"lesion": region.kind, "lesion_voxels": int(region.inside.sum()), "lesion_truth": contrast}
 
 
 def read_lesion(masks: Mapping[str, Path], like: Volume) -> tuple[str, Tensor] | None:

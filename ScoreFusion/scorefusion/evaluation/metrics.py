@@ -24,7 +24,7 @@ SSIM_WINDOW = 7
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 
 #: Slices handled at a time, so that a 256^3 head needs tens of MB and not gigabytes.
-_SLAB = 16
+_SLAB = 32
 
 
 def _voxels(volume: Tensor, mask: Tensor | None) -> Tensor:
@@ -64,112 +64,61 @@ def psnr(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, *, data_ra
     return 10.0 * math.log10(data_range**2 / error) if error > 0 else math.inf
 
 
-def _box_mean(volume: Tensor, window: int, axes: Sequence[int]) -> Tensor:
-    """Mean over `window` voxels along each of `axes`, where the box fits: these axes lose `window - 1` voxels."""
+def _box_mean(volume: Tensor, axes: Sequence[int]) -> Tensor:
+    """Mean over `SSIM_WINDOW` voxels along each of `axes`; the edges are mirrored, as scipy's "reflect" does."""
+    half = SSIM_WINDOW // 2
     for axis in axes:
-        # A running sum costs two additions a voxel whatever the window; float64 keeps it exact enough.
-        total = torch.cumsum(volume, dim=axis)
-        size = volume.shape[axis] - window + 1
-        upper = total.narrow(axis, window - 1, size).clone()
-        upper.narrow(axis, 1, size - 1).sub_(total.narrow(axis, 0, size - 1))
-        volume = upper.div_(window)
+        first, last = (volume.narrow(axis, at, half).flip(axis) for at in (0, volume.shape[axis] - half))
+        total = torch.cat([first, volume, last], dim=axis).cumsum(dim=axis)
+        upper = total.narrow(axis, SSIM_WINDOW - 1, volume.shape[axis]).clone()
+        upper.narrow(axis, 1, volume.shape[axis] - 1).sub_(total.narrow(axis, 0, volume.shape[axis] - 1))
+        volume = upper.div_(SSIM_WINDOW)
     return volume
 
 
-def _mirror(volume: Tensor, margin: int, axes: Sequence[int]) -> Tensor:
-    """`volume` with `margin` voxels mirrored outward along `axes`, edge voxel repeated (as scipy's mode "reflect")."""
-    for axis in axes:
-        first = volume.narrow(axis, 0, margin).flip(axis)
-        last = volume.narrow(axis, volume.shape[axis] - margin, margin).flip(axis)
-        volume = torch.cat([first, volume, last], dim=axis)
-    return volume
+def ssim_map(estimate: Tensor, truth: Tensor, axes: Sequence[int] = (0, 1, 2)) -> Tensor:
+    """Local structural similarity `(I, J, K)` float64, range 1, uniform window of 7 voxels along `axes`.
 
-
-def _ssim_map(
-    estimate: Tensor, truth: Tensor, window: int, data_range: float, axes: Sequence[int] = (0, 1, 2)
-) -> Tensor:
-    """Local SSIM where the window fits; `estimate` and `truth` already carry the margin along `axes`, float64."""
-
-    def mean(volume: Tensor) -> Tensor:
-        return _box_mean(volume, window, axes)
-
-    mean_x, mean_y = mean(estimate), mean(truth)
-    # Sample covariance (n - 1), as in Wang 2004 and scikit-image.
-    count = window ** len(axes)
-    norm = count / (count - 1)
-    var_x = norm * (mean(estimate * estimate) - mean_x * mean_x)
-    var_y = norm * (mean(truth * truth) - mean_y * mean_y)
-    cov = norm * (mean(estimate * truth) - mean_x * mean_y)
-    c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
-    return ((2 * mean_x * mean_y + c1) * (2 * cov + c2)) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-
-
-def ssim_regions(
-    estimate: Tensor,
-    truth: Tensor,
-    masks: Sequence[Tensor | None],
-    *,
-    data_range: float = 1.0,
-    window: int = SSIM_WINDOW,
-) -> list[float]:
-    """Structural similarity in 3D (uniform window), averaged over each of several regions in one pass.
-
-    Args:
-        estimate: `(I, J, K)`.
-        truth: `(I, J, K)`.
-        masks: one entry per region. None is the whole volume without the outer `window // 2` voxels, exactly as
-            `skimage.metrics.structural_similarity` reports it; a bool `(I, J, K)` averages the same local map over its
-            voxels.
-        data_range: the intensity range that counts as 1.
-        window: odd side of the cube, voxels.
-
-    Returns:
-        One mean SSIM per entry of `masks`.
+    To the last digits scikit-image's `structural_similarity` with its defaults (a test holds the two together), which
+    Slicer's Python lacks; there is one definition everywhere, not one with it and one without.
     """
-    for mask in masks:
-        estimate, truth, _ = _check_pair(estimate, truth, mask)
-    if min(truth.shape) < window or window % 2 == 0:
-        msg = f"SSIM needs an odd window no larger than the volume: window {window}, volume {tuple(truth.shape)}"
+    estimate, truth, _ = _check_pair(estimate, truth, None)
+    if min(truth.shape[axis] for axis in axes) < SSIM_WINDOW:
+        msg = f"SSIM needs {SSIM_WINDOW} voxels along each axis it looks along, got a volume of {tuple(truth.shape)}"
         raise ValueError(msg)
-    half, size = window // 2, truth.shape[0]
+    x, y = estimate.double(), truth.double()
+    mean_x, mean_y = _box_mean(x, axes), _box_mean(y, axes)
+    count = SSIM_WINDOW ** len(axes)
+    norm = count / (count - 1)  # sample covariance, as in Wang 2004
+    spread = norm * (_box_mean(x * x, axes) - mean_x**2 + _box_mean(y * y, axes) - mean_y**2)
+    covariance = norm * (_box_mean(x * y, axes) - mean_x * mean_y)
+    c1, c2 = SSIM_K1**2, SSIM_K2**2
+    return (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (spread + c2))
+
+
+def ssim_regions(estimate: Tensor, truth: Tensor, masks: Sequence[Tensor | None]) -> list[float]:
+    """Mean 3D SSIM over each of several bool `(I, J, K)` masks; None is the whole volume without its outer 3 voxels,
+    as scikit-image reports it."""
+    for mask in masks:
+        _check_pair(estimate, truth, mask)
+    half, size = SSIM_WINDOW // 2, truth.shape[0]
     interior = torch.zeros(truth.shape, dtype=torch.bool)
     interior[half:-half, half:-half, half:-half] = True
     regions = [interior if mask is None else torch.as_tensor(mask, dtype=torch.bool) for mask in masks]
-    x, y = (_mirror(volume, half, (0, 1, 2)) for volume in (estimate, truth))
     sums = [0.0] * len(regions)
     for start in range(0, size, _SLAB):
+        # A slab with the neighbours that its windows reach, moved inward at the ends; their own results are dropped.
         stop = min(start + _SLAB, size)
-        local = _ssim_map(x[start : stop + 2 * half].double(), y[start : stop + 2 * half].double(), window, data_range)
+        low, high = max(0, min(start - half, size - SSIM_WINDOW)), min(size, max(stop + half, SSIM_WINDOW))
+        local = ssim_map(estimate[low:high], truth[low:high])[start - low : stop - low]
         for index, region in enumerate(regions):
             sums[index] += float(local[region[start:stop]].sum())
     return [total / int(region.sum()) for total, region in zip(sums, regions, strict=True)]
 
 
-def ssim(
-    estimate: Tensor, truth: Tensor, mask: Tensor | None = None, *, data_range: float = 1.0, window: int = SSIM_WINDOW
-) -> float:
-    """Structural similarity in 3D over one region; see `ssim_regions`."""
-    return ssim_regions(estimate, truth, [mask], data_range=data_range, window=window)[0]
-
-
-def ssim_slices(
-    estimate: Tensor, truth: Tensor, axis: int, *, data_range: float = 1.0, window: int = SSIM_WINDOW
-) -> Tensor:
-    """Local structural similarity in 2D, in each slice normal to `axis`: `(I, J, K)` float64.
-
-    Conventions are those of `ssim_regions` and of scikit-image, with a square window.
-    """
-    estimate, truth, _ = _check_pair(estimate, truth, None)
-    axes = [other for other in range(3) if other != axis]
-    if min(truth.shape[other] for other in axes) < window or window % 2 == 0:
-        msg = f"SSIM needs an odd window no larger than the slice: window {window}, volume {tuple(truth.shape)}"
-        raise ValueError(msg)
-    local = []
-    for start in range(0, truth.shape[axis], _SLAB):
-        size = min(_SLAB, truth.shape[axis] - start)
-        x, y = (_mirror(v.narrow(axis, start, size).double(), window // 2, axes) for v in (estimate, truth))
-        local.append(_ssim_map(x, y, window, data_range, axes))
-    return torch.cat(local, dim=axis)
+def ssim(estimate: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
+    """Mean 3D SSIM over one region; see `ssim_regions`."""
+    return ssim_regions(estimate, truth, [mask])[0]
 
 
 def linear_mmd(estimates: Sequence[Tensor], truths: Sequence[Tensor]) -> float:
@@ -306,6 +255,13 @@ class Scores:
     data_residual: float  # max |A x - y|; nan where nothing was measured
 
 
+def flat(scores: Scores) -> dict[str, float]:
+    """Figures by name, one for each axis where there are three."""
+    figures = dict(vars(scores))
+    ratios = figures.pop("through_plane")
+    return figures | {f"through_plane_{axis}": ratio for axis, ratio in zip("ijk", ratios, strict=True)}
+
+
 def score_volume(
     estimate: Tensor,
     truth: Tensor,
@@ -332,3 +288,58 @@ def score_volume(
         through_plane=through_plane_ratio(estimate, truth, brain),
         data_residual=residual,
     )
+
+
+# -- slice by slice ----------------------------------------------------------------------------------------------------
+
+#: A slice with less brain than this share of the largest slice's is not scored.
+LEAST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class SliceScores:
+    """Means over the scored slices, in the mask."""
+
+    psnr: float  # dB, mean of the slices' PSNR
+    ssim: float
+    mae: float
+    slices: int
+
+
+def scored_slices(mask: Tensor, axis: int, share: float = LEAST_SHARE) -> list[int]:
+    """Indices along `axis` of the slices of a bool `(I, J, K)` mask with at least `share` of the largest one's area."""
+    area = mask.sum(dim=[other for other in range(3) if other != axis])
+    if not bool(area.any()):
+        msg = "the mask holds no voxel: there is no slice to score"
+        raise ValueError(msg)
+    return [int(index) for index in torch.nonzero(area >= share * area.max()).flatten()]
+
+
+def score_slices(estimate: Tensor, truth: Tensor, mask: Tensor, axis: int) -> SliceScores:
+    """Score `estimate` `(I, J, K)` against `truth` in each slice normal to `axis`, inside `mask`.
+
+    For volumes that were made from thick slices: what lies between those was never measured. Each slice has one voice
+    in the mean, whatever its size.
+    """
+    inside = mask.movedim(axis, 0)
+    error = (estimate.double() - truth.double()).movedim(axis, 0)
+    local = ssim_map(estimate, truth, [other for other in range(3) if other != axis]).movedim(axis, 0)
+    found = []
+    for index in scored_slices(mask, axis):
+        voxels = inside[index]
+        squared = float(error[index][voxels].square().mean())
+        psnr = -10.0 * math.log10(squared) if squared > 0 else math.inf
+        found.append((psnr, float(local[index][voxels].mean()), float(error[index][voxels].abs().mean())))
+    means = [sum(values) / len(found) for values in zip(*found, strict=True)]
+    return SliceScores(means[0], means[1], means[2], len(found))
+
+
+def slice_mmd(estimate: Tensor, truth: Tensor, mask: Tensor, axis: int) -> float:
+    """Linear MMD with slices as the samples: squared norm of the difference of the two mean slices.
+
+    Over one volume, `metrics.linear_mmd` is the summed squared error; this one is not, since errors that differ from
+    slice to slice cancel. It sums over pixels, so it compares methods on one volume and not volumes.
+    """
+    chosen = scored_slices(mask, axis)
+    difference = (estimate.double() - truth.double()).movedim(axis, 0)[chosen].mean(dim=0)
+    return float(difference.square().sum())

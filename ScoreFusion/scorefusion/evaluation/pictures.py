@@ -19,7 +19,6 @@ from scorefusion.errors import RequestError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 INK, FAINT, PAPER, MARK = "#e9edf2", "#8b95a3", "#0c0f14", "#ffb454"
@@ -65,7 +64,7 @@ class Comparison:
     caption: str
     spacing: tuple[float, float, float]
     brain: NDArray[np.bool_]
-    panels: tuple[Panel, ...]
+    panels: Sequence[Panel]
     truth: Panel
     uncertainty: Panel | None = None
     close_up_axis: int = 2
@@ -101,85 +100,90 @@ class _View:
 
 
 def draw_comparison(comparison: Comparison, path: Path, *, dpi: int = 150) -> Path:
-    """Draw and save a PNG."""
-    figure = comparison_figure(comparison)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, facecolor=PAPER)
-    return path
+    """Draw and save a PNG.
 
-
-def comparison_figure(comparison: Comparison) -> Figure:
-    """The picture as a matplotlib figure."""
+    Raises:
+        RequestError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         msg = "pictures need matplotlib; get it with: pip install 'scorefusion[demo]'"
         raise RequestError(msg) from error
 
-    judged = [panel for panel in comparison.panels if panel.judged]
-    errors = [np.abs(panel.data - comparison.truth.data) for panel in judged]
-    error_top = max(1e-6, float(np.percentile(errors[0][comparison.brain], 99.0)))
-    # Fat is brighter than any brain; let it saturate, so that the brain has contrast in whole heads too.
-    white = min(1.05, 1.1 * float(np.percentile(comparison.truth.data[comparison.brain], 99.8)))
-    columns = [
-        *((panel, "gray", white) for panel in (*comparison.panels, comparison.truth)),
-        *(
-            (Panel(f"|error| {panel.title}", error), "magma", error_top)
-            for panel, error in zip(judged, errors, strict=True)
-        ),
-    ]
-    if comparison.uncertainty is not None:
-        top = max(1e-6, float(np.percentile(comparison.uncertainty.data[comparison.brain], 99.5)))
-        columns.append((comparison.uncertainty, "viridis", top))
-    views = _views(comparison, errors[0])
+    columns = _columns(comparison)
     shape, spacing = comparison.truth.data.shape, comparison.spacing
-
+    views = _views(comparison)
     # All in inches; slices keep their true proportions, the close-up fills its column.
     sizes = [view.size_mm(shape, spacing) for view in views]
-    width = COLUMN_INCHES
-    inch_per_mm = width / max(w for w, _ in sizes[:-1])
-    heights = [h * inch_per_mm for _, h in sizes[:-1]] + [width * sizes[-1][1] / sizes[-1][0]]
-    gap, left, top_space, bottom = 0.07, 0.45, 1.22, 1.05
-    total_w = left + len(columns) * (width + gap) + 0.15
-    total_h = top_space + sum(heights) + gap * (len(views) - 1) + bottom
-    figure = Figure(figsize=(total_w, total_h))
-    figure.text(
-        left / total_w, 1 - 0.22 / total_h, comparison.title, color=INK, fontsize=17, fontweight="bold", va="top"
-    )
-    y = total_h - top_space
-    for row, view in enumerate(views):
-        y -= heights[row]
-        place_y = y / total_h
-        figure.text(
-            0.24 / total_w, place_y + heights[row] / total_h / 2, view.name, color=FAINT, fontsize=11,
-            rotation=90, ha="center", va="center",
-        )  # fmt: skip
-        for column, (panel, colours, limit) in enumerate(columns):
-            x = left + column * (width + gap)
-            axes = figure.add_axes((x / total_w, place_y, width / total_w, heights[row] / total_h))
+    inch_per_mm = COLUMN_INCHES / max(w for w, _ in sizes[:-1])
+    heights = [h * inch_per_mm for _, h in sizes[:-1]] + [COLUMN_INCHES * sizes[-1][1] / sizes[-1][0]]
+    gap, left, top, bottom = 0.07, 0.45, 1.22, 1.05
+    wide = left + len(columns) * (COLUMN_INCHES + gap) + 0.15
+    high = top + sum(heights) + gap * (len(views) - 1) + bottom
+    figure = Figure(figsize=(wide, high))
+
+    def write(x: float, y: float, text: str, size: float, **style: Any) -> None:
+        figure.text(x / wide, y / high, text, fontsize=size, **{"color": FAINT, **style})
+
+    def place(x: float, y: float, width: float, height: float) -> Axes:
+        return figure.add_axes((x / wide, y / high, width / wide, height / high))
+
+    write(left, high - 0.22, comparison.title, 17, color=INK, fontweight="bold", va="top")
+    y = high - top
+    for row, (view, height) in enumerate(zip(views, heights, strict=True)):
+        y -= height
+        last = row == len(views) - 1
+        write(0.24, y + height / 2, view.name, 11, rotation=90, ha="center", va="center")
+        for number, (panel, colours, limit) in enumerate(columns):
+            x = left + number * (COLUMN_INCHES + gap)
+            axes = place(x, y, COLUMN_INCHES, height)
             image = _show(axes, view, panel.data, spacing, colours, limit)
-            if column == 0 and row in (0, len(views) - 1):
-                _scale_bar(axes, 50.0 if row == 0 else 10.0)
-            _letters(axes, view, first=column == 0)
+            if number == 0:
+                _letters(axes, view)
+                if row == 0 or last:
+                    _scale_bar(axes, 50.0 if row == 0 else 10.0)
             if view.axis == comparison.close_up_axis and view.window is None:
                 _frame(axes, views[-1], view, shape, spacing)
             if row == 0:
-                _heading(figure, panel, (x + width / 2) / total_w, (total_h - top_space + 0.1) / total_h, total_h)
-            if row == len(views) - 1 and colours != "gray":
-                corner = ((x + 0.12 * width) / total_w, (bottom - 0.26) / total_h)
-                bar = figure.add_axes((*corner, 0.76 * width / total_w, 0.08 / total_h))
-                _colour_bar(figure, image, bar, "of the truth's range")
+                middle = x + COLUMN_INCHES / 2
+                write(middle, y + height + 0.3, panel.title, 12, color=INK, ha="center", va="bottom")
+                write(middle, y + height + 0.1, panel.note, 9.5, ha="center", va="bottom")
+            if last and colours != "gray":
+                bar = place(x + 0.12 * COLUMN_INCHES, bottom - 0.26, 0.76 * COLUMN_INCHES, 0.08)
+                figure.colorbar(image, cax=bar, orientation="horizontal").outline.set_visible(False)
+                bar.tick_params(colors=FAINT, labelsize=8, length=0, pad=2)
+                bar.locator_params(axis="x", nbins=4)
+                bar.set_xlabel("of the truth's range", color=FAINT, fontsize=8, labelpad=1)
         y -= gap
-    letters = int((total_w - 2 * left) / (0.53 * CAPTION_SIZE / 72))  # a letter is about half as wide as high
-    caption = "\n".join(textwrap.wrap(comparison.caption, letters))
-    figure.text(left / total_w, 0.12 / total_h, caption, color=FAINT, fontsize=CAPTION_SIZE, va="bottom")
-    return figure
+    letters = int((wide - 2 * left) / (0.53 * CAPTION_SIZE / 72))  # a letter is about half as wide as high
+    write(left, 0.12, "\n".join(textwrap.wrap(comparison.caption, letters)), CAPTION_SIZE, va="bottom")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi, facecolor=PAPER)
+    return path
 
 
-def _views(comparison: Comparison, error: NDArray[Any]) -> list[_View]:
+def _columns(comparison: Comparison) -> list[tuple[Panel, str, float]]:
+    """Panels with their colours and what is drawn brightest: grey ones, errors on one scale, uncertainty."""
+    brain, truth = comparison.brain, comparison.truth
+    errors = {panel.title: np.abs(panel.data - truth.data) for panel in comparison.panels if panel.judged}
+    top = max(1e-6, float(np.percentile(next(iter(errors.values()))[brain], 99.0)))
+    # Fat is brighter than any brain; let it saturate, so that the brain has contrast in whole heads too.
+    white = min(1.05, 1.1 * float(np.percentile(truth.data[brain], 99.8)))
+    columns = [(panel, "gray", white) for panel in (*comparison.panels, truth)]
+    columns += [(Panel(f"|error| {title}", error), "magma", top) for title, error in errors.items()]
+    if comparison.uncertainty is not None:
+        spread = comparison.uncertainty
+        columns.append((spread, "viridis", max(1e-6, float(np.percentile(spread.data[brain], 99.5)))))
+    return columns
+
+
+def _views(comparison: Comparison) -> list[_View]:
     """Axial, coronal, sagittal through the middle of the brain, then the close-up where the first judged panel errs
     most; through most of the focus where there is one. A single slice has one view."""
     focus = comparison.focus
+    judged = next(panel for panel in comparison.panels if panel.judged)
+    error = np.abs(judged.data - comparison.truth.data)
     place = _middle(comparison) if focus is None else [int(_layers(focus, axis).argmax()) for axis in range(3)]
     views = [
         _View("axial", 2, place[2], "R", "L", "A"),
@@ -224,14 +228,9 @@ def _show(axes: Axes, view: _View, volume: NDArray[Any], spacing: Sequence[float
     return image
 
 
-def _heading(figure: Figure, panel: Panel, x: float, y: float, height: float) -> None:
-    figure.text(x, y + 0.2 / height, panel.title, color=INK, fontsize=12, ha="center", va="bottom")
-    figure.text(x, y, panel.note, color=FAINT, fontsize=9.5, ha="center", va="bottom")
-
-
-def _letters(axes: Axes, view: _View, *, first: bool) -> None:
-    """Orientation, on the first column only."""
-    if not first or view.window is not None:
+def _letters(axes: Axes, view: _View) -> None:
+    """Orientation; a close-up has none."""
+    if view.window is not None:
         return
     style: dict[str, Any] = {"color": MARK, "fontsize": 9, "transform": axes.transAxes, "path_effects": _outline()}
     axes.text(0.02, 0.5, view.left, ha="left", va="center", **style)
@@ -270,11 +269,3 @@ def _scale_bar(axes: Axes, length_mm: float) -> None:
     )  # fmt: skip
     axes.set_xlim(left, right)
     axes.set_ylim(low, high)
-
-
-def _colour_bar(figure: Figure, image: Any, axes: Axes, label: str) -> None:
-    bar = figure.colorbar(image, cax=axes, orientation="horizontal")
-    bar.outline.set_visible(False)
-    axes.tick_params(colors=FAINT, labelsize=8, length=0, pad=2)
-    axes.locator_params(axis="x", nbins=4)
-    axes.set_xlabel(label, color=FAINT, fontsize=8, labelpad=1)

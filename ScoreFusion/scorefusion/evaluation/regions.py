@@ -39,19 +39,13 @@ class BrainRegion:
 
 def erode(mask: Tensor, voxels: int) -> Tensor:
     """Take `voxels` layers off a bool `(I, J, K)` mask (cube neighbourhood); outside the volume counts as outside the
-    mask."""
-    if voxels == 0:
-        return mask.clone()
-    outside = (~mask).float()[None, None]
-    for axis in range(3):  # a cube is three lines
-        if mask.shape[axis] == 1:  # a single slice has no neighbours to lose
-            continue
-        padding, window = [0] * 6, [1, 1, 1]
-        padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = voxels
-        window[axis] = 2 * voxels + 1
-        outside = torch.nn.functional.pad(outside, padding, value=1.0)
-        outside = torch.nn.functional.max_pool3d(outside, tuple(window), stride=1)
-    return outside[0, 0] == 0
+    mask. A single slice has no neighbours to lose."""
+    import SimpleITK as sitk
+
+    radius = [0 if size == 1 else voxels for size in reversed(mask.shape)]
+    image = sitk.GetImageFromArray(mask.numpy().astype(np.uint8))
+    eroded = sitk.BinaryErode(image, radius, sitk.sitkBox, 0.0, 1.0, False)
+    return torch.from_numpy(sitk.GetArrayFromImage(eroded) > 0)
 
 
 def brain_region(
@@ -135,15 +129,21 @@ def _brain_centre(head: NDArray[np.bool_], spacing: tuple[float, float, float]) 
 def _tissue_levels(values: NDArray[np.float32]) -> tuple[float, float]:
     """Two levels from voxels near the middle of the brain: what separates fluid from grey matter, and white matter
     itself."""
+    values = values[values < np.percentile(values, 99.5)]
+    dark, bright = three_classes(values)
+    return dark, float(np.median(values[values > bright]))
+
+
+def three_classes(values: NDArray[np.float32]) -> tuple[float, float]:
+    """The two levels that part values into three classes (Otsu)."""
     import SimpleITK as sitk
 
-    values = values[values < np.percentile(values, 99.5)]
     otsu = sitk.OtsuMultipleThresholdsImageFilter()
     otsu.SetNumberOfThresholds(2)
     otsu.SetNumberOfHistogramBins(256)
     otsu.Execute(sitk.GetImageFromArray(values.reshape(1, 1, -1).astype(np.float32)))
     dark, bright = otsu.GetThresholds()
-    return float(dark), float(np.median(values[values > bright]))
+    return float(dark), float(bright)
 
 
 # Masks cross into SimpleITK (k, j, i) and back here.

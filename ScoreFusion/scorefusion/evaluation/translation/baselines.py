@@ -6,7 +6,7 @@ they learn from the training persons, each with the same number of voxels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorefusion.evaluation.translation.methods import Translator
+from scorefusion.evaluation.rows import Made, Method
 from scorefusion.evaluation.translation.pairs import Pair, to_unit
 
 #: Voxels taken from each training person, evenly over the region that is scored.
@@ -49,28 +49,27 @@ def draw_samples(pair: Pair, inputs: Sequence[str], count: int = VOXELS) -> Samp
     return Samples(pair.case.subject, sources.double().numpy(), pair.truth.reshape(-1)[picked].double().numpy())
 
 
-def source_itself() -> Translator:
+def source_itself() -> Method:
     """Nothing is done: how alike are the two contrasts?"""
-    return Translator(
-        "source", "the source itself", "baseline", lambda pair: to_unit(next(iter(pair.sources.values())))
-    )
+    return _method("source", "the source itself", lambda pair: to_unit(next(iter(pair.sources.values()))))
 
 
-def fitted_baselines(samples: Sequence[Samples], inputs: Sequence[str]) -> list[Translator]:
+def fitted_baselines(samples: Sequence[Samples], inputs: Sequence[str]) -> list[Method]:
     """Linear and polynomial regression on intensities, and histogram matching, learned from `samples` (none: none)."""
     if not samples:
         return []
-    names = tuple(inputs)
     linear, cubic = (Regression.fit(samples, degree) for degree in (1, 3))
     histogram = mean_quantiles([each.target for each in samples])
+    words = "polynomial regression on intensities (degree 3)"
     return [
-        Translator("linear", "linear regression on intensities", "baseline", lambda pair: linear.apply(pair, names)),
-        Translator(
-            "polynomial", "polynomial regression on intensities (degree 3)", "baseline",
-            lambda pair: cubic.apply(pair, names),
-        ),
-        Translator("histogram", "histogram matching", "baseline", lambda pair: match_histogram(pair, histogram)),
-    ]  # fmt: skip
+        _method("linear", "linear regression on intensities", lambda pair: linear.apply(pair, inputs)),
+        _method("polynomial", words, lambda pair: cubic.apply(pair, inputs)),
+        _method("histogram", "histogram matching", lambda pair: match_histogram(pair, histogram)),
+    ]
+
+
+def _method(key: str, label: str, translate: Callable[[Pair], Tensor]) -> Method:
+    return Method(key, label, "baseline", lambda pair: Made(translate(pair)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from scorefusion.bundle.folder import Bundle
 from scorefusion.datasets.case import CONTRASTS, Case
 from scorefusion.errors import RequestError
+from scorefusion.evaluation.suites import PairSuite
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,28 @@ class Direction:
             if not each.optional and self._source(case, each, target) is None:
                 lacking.append("/".join(each.contrasts))
         return lacking
+
+    def fitting(self, suite: PairSuite) -> PairSuite:
+        """The suite with those who have all contrasts; to be scored, every case must.
+
+        Raises:
+            RequestError: a case lacks a contrast, or its contrasts are known to be off each other.
+        """
+        for case in suite.cases:
+            self.match(case)
+            if case.aligned is False:
+                msg = (
+                    f"the contrasts of {case.case_id} are known to be off each other, so a score would measure the "
+                    "shift; align them first: scorefusion data register"
+                )
+                raise RequestError(msg)
+        usable = tuple(c for c in suite.training if not self.missing(c) and c.aligned is not False)
+        return replace(suite, training=usable)
+
+    def files(self, case: Case) -> list[Path]:
+        """What of a case is scored: its sources, its target and all of its masks."""
+        sources, target = self.match(case)
+        return [*(case.contrasts[name] for name in (*sources.values(), target)), *case.masks.values()]
 
     def match(self, case: Case) -> tuple[dict[str, str], str]:
         """Contrast of the case by input name (an optional one that is not there is left out), and the target's."""

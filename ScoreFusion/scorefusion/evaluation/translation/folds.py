@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from scorefusion.bundle.folder import Bundle
 from scorefusion.bundle.store import find_bundle
 from scorefusion.errors import RequestError
-from scorefusion.evaluation.translation.suites import PairSuite
+from scorefusion.evaluation.suites import PairSuite
 
 
 def read_folds(texts: Sequence[str]) -> dict[str, list[Bundle]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +15,19 @@ from torch import Tensor
 from scorefusion.datasets.case import Case
 from scorefusion.datasets.spectrum import read_axes
 from scorefusion.errors import VolumeError
-from scorefusion.evaluation.lesions import FLUID_IS_DARK, LesionRegion, fluid_mask, lesion_region, read_lesion
+from scorefusion.evaluation.lesions import (
+    FLUID_IS_DARK,
+    LesionRegion,
+    fluid_mask,
+    lesion_facts,
+    lesion_figures,
+    lesion_region,
+    read_lesion,
+)
+from scorefusion.evaluation.metrics import linear_mmd, score_slices, scored_slices, slice_mmd, through_plane_ratio
 from scorefusion.evaluation.regions import EROSION, BrainRegion, brain_region, erode
+from scorefusion.evaluation.rows import Made
+from scorefusion.evaluation.suites import read_mask
 from scorefusion.evaluation.translation.direction import Direction
 from scorefusion.fusion.planes import Plane
 from scorefusion.imaging.files import read_volume
@@ -32,7 +45,7 @@ WHOLE_HEAD = "the whole head"
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Sources and truth of one person.
+    """Sources and truth of one person. Methods give volumes in the target's own range [0, 1].
 
     Attributes:
         case: whose.
@@ -59,6 +72,24 @@ class Pair:
     why_axis: str
     lesion: LesionRegion | None = None
 
+    setting = ""  # there is one way to be given the sources
+
+    @property
+    def name(self) -> str:
+        return self.case.case_id
+
+    @property
+    def contrast(self) -> str | None:
+        return None  # the run's direction says it
+
+    @property
+    def apart(self) -> str | None:
+        return self.case.apart
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.truth.shape)
+
     @property
     def is_slice(self) -> bool:
         """A single slice and no volume."""
@@ -68,6 +99,40 @@ class Pair:
     def plane(self) -> Plane:
         """Of the slices that are scored."""
         return next(plane for plane in Plane if plane.axis == self.axis)
+
+    def facts(self) -> dict[str, Any]:
+        """For the report."""
+        return {
+            "subject": self.name,
+            "title": self.name,
+            "apart": self.apart,
+            "contrasts": self.contrasts,
+            "shape": self.shape,
+            "spacing_mm": self.base.spacing,
+            "axis": "RAS"[self.axis],
+            "why_axis": self.why_axis,
+            "slices": len(scored_slices(self.brain.mask, self.axis)),
+            "single_slice": self.is_slice,
+            "brain": self.brain.how,
+            "brain_voxels": int(self.brain.mask.sum()),
+            "intensity_range": (self.scale.low, self.scale.high),
+            **lesion_facts(self.truth, self.lesion),
+        }
+
+    def score(self, made: Made) -> dict[str, float]:
+        """All figures; PSNR (dB), SSIM and MAE are means of the scored slices' own."""
+        estimate, truth, brain = made.data, self.truth.float(), self.brain.mask
+        found = score_slices(estimate, truth, brain, self.axis)
+        ratios = (math.nan,) * 3 if self.is_slice else through_plane_ratio(estimate, truth, brain)
+        return {
+            "psnr": found.psnr,
+            "ssim": found.ssim,
+            "mae": found.mae,
+            "mmd": linear_mmd([estimate], [truth]),
+            "mmd_slices": slice_mmd(estimate, truth, brain, self.axis),
+            **{f"through_plane_{axis}": ratio for axis, ratio in zip("ijk", ratios, strict=True)},
+            **lesion_figures(estimate, truth, self.lesion, brain),
+        }
 
     def foreground(self) -> Tensor:
         """Bool `(I, J, K)`: above background in any source, the rule that the networks are told; and the brain, where
@@ -168,13 +233,7 @@ def _brain(case: Case, volumes: Mapping[str, Volume], target: str) -> BrainRegio
     """The brain by the mask given; else what every stripped contrast shows; else by the T1w (the rough mask knows
     its contrast) or the truth."""
     reference = volumes.get("t1", volumes[target])
-    mask = None
-    if "brain" in case.masks:
-        mask_volume = read_volume(case.masks["brain"]).canonical()[0]
-        if not mask_volume.grid.is_close(reference.grid, tolerance_mm=0.01):
-            msg = f"the mask {case.masks['brain']} is not on the grid of {reference.name}; resample it onto that grid"
-            raise VolumeError(msg)
-        mask = mask_volume.data[0]
+    mask = read_mask(case, reference)
     region = brain_region(reference, skull_stripped=case.skull_stripped, mask=mask)
     if mask is not None or "skull-stripped" not in region.how:
         return region
