@@ -27,20 +27,8 @@ from scorefusion.errors import BundleError, Cancelled, GeometryError, RequestErr
 from scorefusion.evaluation.benchmark import classical_methods  # noqa: E402
 from scorefusion.evaluation.downstream import cli  # noqa: E402
 from scorefusion.evaluation.downstream.labels import TISSUES, masks_of, read_labels, standard_name  # noqa: E402
-from scorefusion.evaluation.downstream.score import (  # noqa: E402
-    Downstream,
-    dice,
-    document,
-    gap_share,
-    run_downstream,
-    sentences,
-)
-from scorefusion.evaluation.downstream.segmenter import (  # noqa: E402
-    Segmenter,
-    build_network,
-    load_segmenter,
-    plain,
-)
+from scorefusion.evaluation.downstream.score import Downstream, dice, document, gap_share, run_downstream, sentences  # noqa: E402
+from scorefusion.evaluation.downstream.segmenter import Segmenter, build_network, load_segmenter, plain  # noqa: E402
 from scorefusion.evaluation.downstream.train import (  # noqa: E402
     PatchSource,
     Trainer,

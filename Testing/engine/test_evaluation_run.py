@@ -22,12 +22,7 @@ from scorefusion.datasets.case import Case  # noqa: E402
 from scorefusion.datasets.datalist import read_datalist  # noqa: E402
 from scorefusion.errors import RequestError  # noqa: E402
 from scorefusion.evaluation import cli, meter  # noqa: E402
-from scorefusion.evaluation.benchmark import (  # noqa: E402
-    classical_methods,
-    learned_methods,
-    prepare,
-    run_benchmark,
-)
+from scorefusion.evaluation.benchmark import classical_methods, learned_methods, prepare, run_benchmark  # noqa: E402
 from scorefusion.evaluation.benchmark_report import document  # noqa: E402
 from scorefusion.evaluation.demo import run_demo  # noqa: E402
 from scorefusion.evaluation.metrics import data_residual  # noqa: E402
@@ -182,10 +177,7 @@ class TestDatalist:
             ('{"test": [{"subject": "A"}]}', "'target' must name"),
             ('{"test": [{"target": "gone.nii.gz"}]}', r"gone\.nii\.gz does not exist"),
             ('{"test": [{"target": "S01.nii.gz", "colour": 1}]}', "unknown keys colour"),
-            (
-                '{"training": [{"subject": "S01"}], "test": [{"subject": "S01", "target": "S01.nii.gz"}]}',
-                "one split",
-            ),
+            ('{"training": [{"subject": "S01"}], "test": [{"subject": "S01", "target": "S01.nii.gz"}]}', "one split"),
         ],
     )
     def test_mistakes_are_named(self, datalist: Path, content: str, message: str) -> None:

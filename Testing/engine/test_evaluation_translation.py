@@ -38,11 +38,7 @@ from scorefusion.evaluation.metrics import score_slices, scored_slices, slice_mm
 from scorefusion.evaluation.models import Settings, load  # noqa: E402
 from scorefusion.evaluation.rows import Made, Method, choose, measure  # noqa: E402
 from scorefusion.evaluation.suites import PAIR_SUITES, PairSuite, find_pair_suite  # noqa: E402
-from scorefusion.evaluation.translation.baselines import (  # noqa: E402
-    draw_samples,
-    fitted_baselines,
-    source_itself,
-)
+from scorefusion.evaluation.translation.baselines import draw_samples, fitted_baselines, source_itself  # noqa: E402
 from scorefusion.evaluation.translation.command import evaluate_translation, translators  # noqa: E402
 from scorefusion.evaluation.translation.direction import Direction, Input, common_direction  # noqa: E402
 from scorefusion.evaluation.translation.folds import check_folds, fold_prefixes, read_folds, refuse_seen  # noqa: E402

@@ -1,14 +1,8 @@
 """What a model does to a lesion: its contrast against the tissue around it, and the error inside it.
 
-PSNR over a brain hardly sees a lesion, and favours the image that leaves it out. So its contrast-to-noise ratio is
-measured in the truth, in what the model was given and in what it made:
-
-    CNR = (mean in the lesion - mean in the ring) / standard deviation in the ring
-
-The ring is the brain tissue between two and six voxels from the lesion (from all lesions of the mask): many lesions lie
-beside a ventricle, and fluid would make the ring another thing in each contrast. The sign stays: a lesion that turns
-from bright to dark is no small error. A blurred image has a smooth ring, and so a high CNR; read the contrast (the
-numerator, in units of the truth's range) beside it.
+PSNR over a brain hardly sees a lesion, and favours the image that leaves it out. `HOW` says what is measured instead.
+Fluid is kept out of the ring, since many lesions lie beside a ventricle and fluid would make the ring another thing in
+each contrast. The sign stays: a lesion that turns from bright to dark is no small error.
 """
 
 from __future__ import annotations
@@ -125,15 +119,13 @@ def score_lesion(estimate: Tensor, truth: Tensor, region: LesionRegion, brain: T
     """Hold the lesion in `estimate` against the one in `truth`, both `(I, J, K)` on the truth's scale."""
     found, wanted = lesion_contrast(estimate, region), lesion_contrast(truth, region)
     error = (estimate.double() - truth.double()).abs()
-    elsewhere = brain & ~region.inside
-    return LesionScore(
-        found.contrast,
-        found.cnr,
-        _relative(found.contrast, wanted.contrast),
-        _relative(found.cnr, wanted.cnr),
-        float(error[region.inside].mean()),
-        float(error[elsewhere].mean()) if bool(elsewhere.any()) else math.nan,
-    )
+    inside, rest = error[region.inside], error[brain & ~region.inside]
+    # -1 = gone, 0 = as wanted, below -1 = turned round; of dark lesions (T1w) as of bright ones.
+    relative = [
+        (a - b) / b if b != 0 else math.nan for a, b in ((found.contrast, wanted.contrast), (found.cnr, wanted.cnr))
+    ]
+    elsewhere = float(rest.mean()) if rest.numel() else math.nan
+    return LesionScore(found.contrast, found.cnr, relative[0], relative[1], float(inside.mean()), elsewhere)
 
 
 def lesion_figures(estimate: Tensor, truth: Tensor, region: LesionRegion | None, brain: Tensor) -> dict[str, float]:
@@ -165,11 +157,6 @@ def read_lesion(masks: Mapping[str, Path], like: Volume) -> tuple[str, Tensor] |
         )
         raise VolumeError(msg)
     return kind, torch.from_numpy(volume.data[0] > 0)
-
-
-def _relative(found: float, wanted: float) -> float:
-    """-1 = gone, 0 = as wanted, below -1 = turned round; of dark lesions (T1w) as of bright ones."""
-    return (found - wanted) / wanted if wanted != 0 else math.nan
 
 
 def _distance(mask: Tensor) -> Tensor:

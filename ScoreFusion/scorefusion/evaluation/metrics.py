@@ -1,8 +1,7 @@
 """How far an estimate is from the truth: one number per question, each with its region and range stated.
 
-All functions take volumes as `(I, J, K)` tensors (or anything `torch.as_tensor` takes) scaled so that the truth's
-robust intensity range is [0, 1] (`unit_scale`). Nothing is clipped: a voxel outside the range counts with its full
-error. `mask` is bool `(I, J, K)`; None means every voxel given.
+Volumes are `(I, J, K)` tensors scaled so that the truth's robust intensity range is [0, 1]. Nothing is clipped: a voxel
+outside the range counts with its full error. `mask` is bool `(I, J, K)`; None means every voxel given.
 """
 
 from __future__ import annotations
@@ -46,12 +45,6 @@ def _check_pair(estimate: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[T
     return estimate, truth, mask
 
 
-def mean_squared_error(estimate: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
-    """Mean squared difference over the voxels that count."""
-    estimate, truth, mask = _check_pair(estimate, truth, mask)
-    return float((_voxels(estimate, mask) - _voxels(truth, mask)).square().mean())
-
-
 def mean_absolute_error(estimate: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
     """Mean absolute difference (MAE), in units of the truth's range."""
     estimate, truth, mask = _check_pair(estimate, truth, mask)
@@ -60,7 +53,8 @@ def mean_absolute_error(estimate: Tensor, truth: Tensor, mask: Tensor | None = N
 
 def psnr(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, *, data_range: float = 1.0) -> float:
     """Peak signal-to-noise ratio in dB; infinite where estimate and truth agree in every voxel."""
-    error = mean_squared_error(estimate, truth, mask)
+    estimate, truth, mask = _check_pair(estimate, truth, mask)
+    error = float((_voxels(estimate, mask) - _voxels(truth, mask)).square().mean())
     return 10.0 * math.log10(data_range**2 / error) if error > 0 else math.inf
 
 
@@ -138,26 +132,19 @@ def linear_mmd(estimates: Sequence[Tensor], truths: Sequence[Tensor]) -> float:
     return float((difference / len(truths)).square().sum())
 
 
-def neighbour_difference(volume: Tensor, mask: Tensor | None = None) -> tuple[float, float, float]:
-    """Mean absolute difference between neighbouring slices along i, j and k, over pairs that both lie in the mask."""
-    volume = torch.as_tensor(volume)
-    mean = []
-    for axis in range(3):
-        size = volume.shape[axis] - 1
-        step = (volume.narrow(axis, 1, size) - volume.narrow(axis, 0, size)).abs()
-        both = None if mask is None else mask.narrow(axis, 1, size) & mask.narrow(axis, 0, size)
-        mean.append(float(_voxels(step, both).mean()))
-    return mean[0], mean[1], mean[2]
-
-
 def through_plane_ratio(estimate: Tensor, truth: Tensor, mask: Tensor | None = None) -> tuple[float, float, float]:
-    """Slice-to-slice change of the estimate over that of the truth, along i, j and k.
+    """Slice-to-slice change of the estimate over that of the truth, along i, j and k, over pairs that both lie in the
+    mask: 1 is as the truth, below 1 too smooth along that axis, above 1 slices do not fit their neighbours."""
 
-    1 is as the truth; below 1 is too smooth along that axis; above 1 means that slices do not fit their neighbours.
-    """
-    found, wanted = neighbour_difference(estimate, mask), neighbour_difference(truth, mask)
-    ratios = [a / b if b > 0 else math.nan for a, b in zip(found, wanted, strict=True)]
-    return ratios[0], ratios[1], ratios[2]
+    def change(volume: Tensor, axis: int) -> float:
+        step = volume.diff(dim=axis).abs()
+        size = step.shape[axis]
+        both = None if mask is None else mask.narrow(axis, 1, size) & mask.narrow(axis, 0, size)
+        return float(_voxels(step, both).mean())
+
+    wanted = [change(truth, axis) for axis in range(3)]
+    i, j, k = (change(estimate, axis) / b if b > 0 else math.nan for axis, b in enumerate(wanted))
+    return i, j, k
 
 
 def noise_sigma(truth: Tensor, mask: Tensor | None = None) -> float:
@@ -171,7 +158,7 @@ def noise_sigma(truth: Tensor, mask: Tensor | None = None) -> float:
     detail, level = truth, truth
     for axis in range(3):
         size = detail.shape[axis] - 1
-        detail = (detail.narrow(axis, 1, size) - detail.narrow(axis, 0, size)) / math.sqrt(2.0)
+        detail = detail.diff(dim=axis) / math.sqrt(2.0)
         level = (level.narrow(axis, 1, size) + level.narrow(axis, 0, size)) / 2.0
     corner = tuple(slice(0, s) for s in detail.shape)
     inside = torch.ones(detail.shape, dtype=torch.bool) if mask is None else mask[corner].clone()
@@ -180,8 +167,7 @@ def noise_sigma(truth: Tensor, mask: Tensor | None = None) -> float:
         raise ValueError(msg)
     gradient = torch.zeros_like(level)
     for axis in range(3):
-        size = level.shape[axis] - 1
-        gradient.narrow(axis, 0, size).add_((level.narrow(axis, 1, size) - level.narrow(axis, 0, size)).square())
+        gradient.narrow(axis, 0, level.shape[axis] - 1).add_(level.diff(dim=axis).square())
     calm = inside & (gradient <= gradient[inside].median())
     values = detail[calm]
     return float((values - values.median()).abs().median() / 0.67449)
@@ -200,13 +186,7 @@ def psnr_ceiling(sigma: float, voxels_averaged: float = math.inf) -> float:
 
 
 def data_residual(acquisition: Acquisition, estimate: Tensor, measured: Tensor) -> float:
-    """Largest absolute difference between the measured voxels and the estimate pushed through the acquisition.
-
-    Args:
-        acquisition: what the scanner did.
-        estimate: `(I, J, K)` on the fine grid.
-        measured: `(I', J', K')` on the coarse grid.
-    """
+    """Largest absolute difference between the measured voxels and the estimate `(I, J, K)` pushed through it."""
     seen = acquisition.forward(estimate[None, None].float())[0, 0]
     return float((seen - measured).abs().max())
 

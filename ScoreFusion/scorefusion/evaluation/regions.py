@@ -51,13 +51,11 @@ def erode(mask: Tensor, voxels: int) -> Tensor:
 def brain_region(
     truth: Volume, *, skull_stripped: bool | None = None, mask: NDArray[Any] | None = None, erosion: int = EROSION
 ) -> BrainRegion:
-    """Find the brain of a volume.
+    """Find the brain of a one-channel volume whose axes are near RAS+.
 
     Args:
-        truth: one channel, axes near RAS+ (`Volume.canonical`).
         skull_stripped: True or False if known; None looks.
-        mask: `(I, J, K)`, above 0 in the brain; used as it is, then eroded.
-        erosion: voxels.
+        mask: `(I, J, K)`, above 0 in the brain; used as it is, then eroded by `erosion` voxels.
     """
     data = truth.data[0]
     if mask is not None:
@@ -96,20 +94,20 @@ def rough_brain_mask(data: NDArray[np.float32], spacing: tuple[float, float, flo
     """
     import SimpleITK as sitk
 
+    def distance(mask: Any) -> Any:
+        """Millimetres to the border of a mask, positive inside."""
+        return sitk.SignedMaurerDistanceMap(mask, insideIsPositive=True, squaredDistance=False, useImageSpacing=True)
+
     low, high = np.percentile(data, [2.0, 99.0])
-    head = _largest(_image(data > low + 0.12 * (high - low), spacing))
+    head = largest(_image(data > low + 0.12 * (high - low), spacing))
     centre = _brain_centre(_array(head), spacing)
-    squared = [((np.arange(n) * s - c) ** 2) for n, s, c in zip(data.shape, spacing, centre, strict=True)]
-    near = squared[0][:, None, None] + squared[1][None, :, None] + squared[2][None, None, :]
-    dark, white = _tissue_levels(data[near < 45.0**2])
-    ellipsoid = (
-        squared[0][:, None, None] / 85.0**2 + squared[1][None, :, None] / 105.0**2 + squared[2][None, None, :] / 95.0**2
-    ) < 1.0
+    i, j, k = np.ix_(*((np.arange(n) * s - c) ** 2 for n, s, c in zip(data.shape, spacing, centre, strict=True)))
+    dark, white = _tissue_levels(data[i + j + k < 45.0**2])
+    ellipsoid = (i / 85.0**2 + j / 105.0**2 + k / 95.0**2) < 1.0
     tissue = _image((data > 0.5 * dark) & (data < 1.3 * white) & ellipsoid, spacing)
-    core = _largest(_distance(tissue) > 2.5)
-    brain = sitk.And(_distance(core) > -3.5, tissue)
-    closed = _distance(_distance(brain) > -8.0) > 8.0
-    return _array(sitk.BinaryFillhole(closed))
+    core = largest(distance(tissue) > 2.5)
+    brain = sitk.And(distance(core) > -3.5, tissue)
+    return _array(sitk.BinaryFillhole(distance(distance(brain) > -8.0) > 8.0))
 
 
 def _brain_centre(head: NDArray[np.bool_], spacing: tuple[float, float, float]) -> list[float]:
@@ -146,10 +144,8 @@ def three_classes(values: NDArray[np.float32]) -> tuple[float, float]:
     return float(dark), float(bright)
 
 
-# Masks cross into SimpleITK (k, j, i) and back here.
-
-
 def _image(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Any:
+    """A mask for SimpleITK, (k, j, i); `_array` is the way back."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(mask.transpose(2, 1, 0)).astype(np.uint8))
@@ -163,14 +159,8 @@ def _array(image: Any) -> NDArray[np.bool_]:
     return np.ascontiguousarray(sitk.GetArrayFromImage(image).transpose(2, 1, 0) > 0)
 
 
-def _distance(mask: Any) -> Any:
-    """Millimetres to the border of a mask, positive inside."""
-    import SimpleITK as sitk
-
-    return sitk.SignedMaurerDistanceMap(mask, insideIsPositive=True, squaredDistance=False, useImageSpacing=True)
-
-
-def _largest(mask: Any) -> Any:
+def largest(mask: Any) -> Any:
+    """The largest connected part of a SimpleITK mask."""
     import SimpleITK as sitk
 
     return sitk.RelabelComponent(sitk.ConnectedComponent(mask), sortByObjectSize=True) == 1

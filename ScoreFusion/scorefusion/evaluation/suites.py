@@ -88,7 +88,7 @@ class Suite:
     @property
     def data_hash(self) -> str:
         """SHA-256 over the contents of all volumes and brain masks, in order; 12 digits."""
-        return _hash_of(path for case in self.cases for path in (case.path, case.case.masks.get("brain")))
+        return hash_of(path for case in self.cases for path in (case.path, case.case.masks.get("brain")))
 
 
 def named_suite(name: str, folder: Path | None = None) -> Suite:
@@ -166,10 +166,6 @@ class PairSuite:
         _check_known(self.name, subjects, known)
         kept = (case for case in self.cases if not subjects or {case.case_id, case.subject} & set(subjects))
         return replace(self, cases=tuple(kept))
-
-    def data_hash(self, files: Iterable[Path]) -> str:
-        """SHA-256 over the contents of all that is scored, in order; 12 digits."""
-        return _hash_of(files)
 
 
 def find_pair_suite(
@@ -264,7 +260,8 @@ def _check_known(where: str, subjects: Sequence[str], known: Sequence[str]) -> N
         raise RequestError(msg)
 
 
-def _hash_of(paths: Iterable[Path | None]) -> str:
+def hash_of(paths: Iterable[Path | None]) -> str:
+    """SHA-256 over the contents of files, in order; 12 digits."""
     digest = hashlib.sha256()
     for path in paths:
         if path is not None:

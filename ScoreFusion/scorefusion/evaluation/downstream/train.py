@@ -43,32 +43,17 @@ WINDOW_MULTIPLE = 16  # the network halves a window four times
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How the segmenter is trained; what `fixed` names must stay when a run is resumed.
+    """How the segmenter is trained; what `fixed` names must stay when a run is resumed."""
 
-    Attributes:
-        minutes: of training, over all runs together.
-        steps: of the optimiser, over all runs together, after which training ends even if there is time; None = by
-            time alone.
-        classes: names of labels 1, 2, ... in the tissue maps.
-        contrast: of the volumes.
-        window: voxels a side; a multiple of 16.
-        batch: windows a step.
-        features: channels of the U-Net's five levels, finest first, and of its last layer.
-        learning_rate: of AdamW at its peak; falls to zero along a cosine over the steps, or over the time.
-        seed: of weights, windows and augmentation.
-        device, precision: see `pick_device` and `pick_precision`.
-        checkpoint_seconds: between two checkpoints.
-    """
-
-    minutes: float = 6.0
-    steps: int | None = None
-    classes: tuple[str, ...] = TISSUES
-    contrast: str = "t1"
-    window: int = 64
-    batch: int = 2
-    features: tuple[int, int, int, int, int, int] = (16, 16, 32, 64, 64, 16)
-    learning_rate: float = 3e-3
-    seed: int = 0
+    minutes: float = 6.0  # of training, over all runs together
+    steps: int | None = None  # of the optimiser, over all runs together; None = by time alone
+    classes: tuple[str, ...] = TISSUES  # names of labels 1, 2, ... in the tissue maps
+    contrast: str = "t1"  # of the volumes
+    window: int = 64  # voxels a side; a multiple of 16
+    batch: int = 2  # windows a step
+    features: tuple[int, ...] = (16, 16, 32, 64, 64, 16)  # channels of the U-Net's five levels, and of its last layer
+    learning_rate: float = 3e-3  # of AdamW at its peak; falls to zero along a cosine over the steps, or over the time
+    seed: int = 0  # of weights, windows and augmentation
     device: str = "auto"
     precision: str = "auto"
     checkpoint_seconds: float = 60.0
@@ -139,7 +124,7 @@ def train_segmenter(
         reporter.progress("reading", number, len(cases))
         examples.append(read_example(case, options))
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(examples, folder, options)
+    trainer = Trainer(examples, folder, options, [case.subject for case in cases])
     trainer.resume()
     trainer.run(reporter)
     _write_bundle(trainer, {})
@@ -155,22 +140,14 @@ def train_segmenter(
 # -- what it learns from -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
-    """A scan with its tissue map, axes in RAS+ order, cropped to its foreground and at least a window large."""
-
-    subject: str
-    image: Tensor  # (1, I, J, K) float32, about [-1, 1]
-    labels: Tensor  # (1, I, J, K) uint8
-
-
 def usable_cases(cases: Sequence[Case], contrast: str) -> list[Case]:
     """Those with a volume of this contrast and a tissue map."""
     return [case for case in cases if contrast in case.contrasts and "tissue" in case.masks]
 
 
-def read_example(case: Case, options: TrainingOptions) -> Example:
-    """Read and normalise a scan and its tissue map."""
+def read_example(case: Case, options: TrainingOptions) -> dict[str, Tensor]:
+    """A scan `(1, I, J, K)` float32, about [-1, 1], and its tissue map `(1, I, J, K)` uint8: axes in RAS+ order, cropped
+    to the foreground, at least a window large."""
     volume, _ = read_volume(case.contrasts[options.contrast], frame=case.frame).canonical()
     if volume.data.shape[0] != 1:
         msg = f"{volume.name} has {volume.data.shape[0]} channels; a case has one volume for each contrast"
@@ -182,13 +159,14 @@ def read_example(case: Case, options: TrainingOptions) -> Example:
     # Padding in (k, j, i) order, with what lies around a head: nothing.
     extra = [pad for size in reversed(image.shape[1:]) for pad in (0, max(0, options.window - size))]
     image = nn.functional.pad(image, extra, value=float(image.min()))
-    return Example(case.subject, image.contiguous(), nn.functional.pad(labels[None, i, j, k], extra).contiguous())
+    labels = nn.functional.pad(labels[None, i, j, k], extra)
+    return {"image": image.contiguous(), "labels": labels.contiguous()}
 
 
 class PatchSource:
     """Window number n of a seed is always the same one: training resumes as if it had not stopped."""
 
-    def __init__(self, examples: Sequence[Example], window: int, seed: int) -> None:
+    def __init__(self, examples: Sequence[dict[str, Tensor]], window: int, seed: int) -> None:
         import monai.transforms as mt
 
         self.examples, self.seed = examples, seed
@@ -211,7 +189,7 @@ class PatchSource:
         rng = np.random.default_rng([self.seed, number])
         example = self.examples[int(rng.integers(len(self.examples)))]
         self._augment.set_random_state(seed=int(rng.integers(2**31)))
-        window: Any = self._augment({"image": example.image, "labels": example.labels})
+        window: Any = self._augment(dict(example))
         return window["image"], window["labels"]
 
     def batch(self, first: int, size: int) -> tuple[Tensor, Tensor]:
@@ -226,7 +204,13 @@ class PatchSource:
 class Trainer:
     """The loop: network, optimiser, and the state in `folder` that resumes them."""
 
-    def __init__(self, examples: Sequence[Example], folder: Path, options: TrainingOptions) -> None:
+    def __init__(
+        self,
+        examples: Sequence[dict[str, Tensor]],
+        folder: Path,
+        options: TrainingOptions,
+        subjects: Sequence[str] = (),
+    ) -> None:
         from monai.losses import DiceCELoss
 
         self.options, self.folder = options, folder
@@ -240,7 +224,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=options.learning_rate, weight_decay=0.01)
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
         self.source = PatchSource(examples, options.window, options.seed)
-        self.identity = {**options.fixed, "subjects": [example.subject for example in examples]}
+        self.identity = {**options.fixed, "subjects": list(subjects)}
         self.step, self.seconds = 0, 0.0
 
     @property
@@ -272,9 +256,9 @@ class Trainer:
         self.save()
 
     def _one_step(self) -> float:
-        warm = min(1.0, (self.step + 1) / 20)
+        rate = self.options.learning_rate * min(1.0, (self.step + 1) / 20) * 0.5 * (1.0 + math.cos(math.pi * self.done))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.done))
+            group["lr"] = rate
         images, labels = self.source.batch(self.step * self.options.batch, self.options.batch)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             logits = self.network(images.to(self.device))
@@ -288,14 +272,9 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state in one move."""
-        state = {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "identity": json.dumps(self.identity),
-        }
-        _save_tensors(state, self.folder / "state.pt")
+        own = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        facts = {"step": self.step, "seconds": self.seconds, "identity": json.dumps(self.identity)}
+        _save_tensors({**own, **facts}, self.folder / "state.pt")
 
     def resume(self) -> None:
         """Continue from the folder's state, if there is one; refuses that of another training."""

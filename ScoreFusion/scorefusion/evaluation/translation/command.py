@@ -20,7 +20,7 @@ from scorefusion.evaluation.models import RuleRow, Settings, load, model_methods
 from scorefusion.evaluation.pictures import draw_comparison
 from scorefusion.evaluation.report import content_of, write_report
 from scorefusion.evaluation.rows import Benchmark, Loop, Made, Method, Row, choose, gains
-from scorefusion.evaluation.suites import PAIR_SUITES, PairSuite
+from scorefusion.evaluation.suites import PAIR_SUITES, PairSuite, hash_of
 from scorefusion.evaluation.translation.baselines import Samples, draw_samples, fitted_baselines, source_itself
 from scorefusion.evaluation.translation.direction import Direction, common_direction
 from scorefusion.evaluation.translation.folds import check_folds, fold_prefixes, persons_seen, read_folds, refuse_seen
@@ -92,7 +92,7 @@ def evaluate_translation(
                 "figures there mean nothing",
             )
     cast = Cast(suite, direction, bundles, by_person, methods, how, reporter)
-    hashed = suite.data_hash(path for case in suite.cases for path in direction.files(case))
+    hashed = hash_of(path for case in suite.cases for path in direction.files(case))
     caption = {
         "direction": direction.title,
         "data": f"{suite.name} (split {suite.split}, cases: {len(suite.cases)}, SHA-256 {hashed})",

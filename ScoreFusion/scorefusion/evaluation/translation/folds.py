@@ -100,9 +100,7 @@ def fold_prefixes(folds: Mapping[str, Sequence[Bundle]]) -> list[str]:
     groups = list(zip(*folds.values(), strict=True))
     if len(groups) == 1:
         return [""]
-    names = []
-    for number, group in enumerate(groups):
-        common = os.path.commonprefix([bundle.id for bundle in group]).rstrip("-_.")
-        names.append(common or f"model {number + 1}")
+    common = (os.path.commonprefix([bundle.id for bundle in group]).rstrip("-_.") for group in groups)
+    names = [name or f"model {number + 1}" for number, name in enumerate(common)]
     unique = names if len(set(names)) == len(names) else [f"{name} {n + 1}" for n, name in enumerate(names)]
     return [f"{name}:" for name in unique]

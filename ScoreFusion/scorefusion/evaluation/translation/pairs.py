@@ -25,7 +25,7 @@ from scorefusion.evaluation.lesions import (
     read_lesion,
 )
 from scorefusion.evaluation.metrics import linear_mmd, score_slices, scored_slices, slice_mmd, through_plane_ratio
-from scorefusion.evaluation.regions import EROSION, BrainRegion, brain_region, erode
+from scorefusion.evaluation.regions import EROSION, BrainRegion, brain_region, erode, largest
 from scorefusion.evaluation.rows import Made
 from scorefusion.evaluation.suites import read_mask
 from scorefusion.evaluation.translation.direction import Direction
@@ -259,8 +259,8 @@ def _head(normalised: Mapping[str, Tensor]) -> BrainRegion:
         bright = to_unit(volume.squeeze(thin)) > HEAD_LEVEL
         image = sitk.GetImageFromArray(bright.numpy().astype(np.uint8))
         closed = sitk.BinaryFillhole(sitk.BinaryMorphologicalClosing(image, [3, 3]))
-        largest = sitk.RelabelComponent(sitk.ConnectedComponent(closed), sortByObjectSize=True) == 1
-        inside &= erode(torch.from_numpy(sitk.GetArrayFromImage(largest) > 0).unsqueeze(thin), EROSION)
+        head = sitk.GetArrayFromImage(largest(closed)) > 0
+        inside &= erode(torch.from_numpy(head).unsqueeze(thin), EROSION)
     if not bool(inside.any()):
         msg = "the slices show no common head: nothing in them is bright enough to be scored"
         raise VolumeError(msg)
