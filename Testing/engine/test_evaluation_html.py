@@ -97,7 +97,7 @@ class TestPage:
         assert "<i>" not in text
         assert "<b>" not in text
         assert "<x>" not in text
-        assert 'aria-label="scores &quot;here&quot;"' in text
+        assert 'aria-label="scores &#34;here&#34;"' in text
 
     def test_no_address_leads_outside(self, report: Report) -> None:
         text = page(report)

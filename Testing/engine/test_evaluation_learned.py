@@ -148,7 +148,8 @@ class TestMemory:
         network = method.modules[-1]
         network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
         whole = method.make(subject).data
-        assert seen == [subject.shape]
+        assert len(seen) == 1
+        assert min(seen[0]) >= min(subject.shape)  # padded to what the network halves
         assert heard.warnings == []
         monkeypatch.setattr(pipeline, "plan_tile", lambda *_, **__: (8, 8, 8))
         seen.clear()

@@ -24,7 +24,7 @@ from scorefusion.evaluation.lesions import (
     read_lesion,
 )
 from scorefusion.evaluation.meter import code_version, describe_machine
-from scorefusion.evaluation.metrics import calibration, flat, noise_sigma, psnr_ceiling, score_volume
+from scorefusion.evaluation.metrics import calibration, noise_sigma, psnr_ceiling, score_volume
 from scorefusion.evaluation.models import RuleRow, Settings, load, model_methods, prefixes, restoring_rows
 from scorefusion.evaluation.regions import BrainRegion, brain_region
 from scorefusion.evaluation.rows import Benchmark, Loop, Made, Method, Row, title_of
@@ -126,7 +126,7 @@ class Subject:
         """All figures, in the brain and in the whole volume."""
         estimate, truth, brain = self.unit(made.data), self.unit_truth, self.brain.mask
         measured = self.unit(self.measured[0, 0])
-        figures = flat(score_volume(estimate, truth, brain, self.scan.acquisition, measured))
+        figures = dict(vars(score_volume(estimate, truth, brain, self.scan.acquisition, measured)))
         if made.deviation is not None:
             deviation = made.deviation / (self.scale.high - self.scale.low)
             figures |= asdict(calibration(estimate, truth, deviation, brain))

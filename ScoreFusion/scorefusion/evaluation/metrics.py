@@ -19,17 +19,14 @@ if TYPE_CHECKING:
     from scorefusion.imaging.acquisition import Acquisition
 
 #: Side of the SSIM window in voxels and its two constants: the defaults of scikit-image, which the paper used.
-SSIM_WINDOW = 7
-SSIM_K1, SSIM_K2 = 0.01, 0.03
-
-#: Slices handled at a time, so that a 256^3 head needs tens of MB and not gigabytes.
-_SLAB = 32
+SSIM_WINDOW, SSIM_K1, SSIM_K2 = 7, 0.01, 0.03
+_SLAB = 32  # slices handled at a time, so that a 256^3 head needs hundreds of MB and not many GB
+LEAST_SHARE = 0.2  # a slice with less brain than this share of the largest slice's is not scored
 
 
 def _voxels(volume: Tensor, mask: Tensor | None) -> Tensor:
     """The voxels that count, as one float64 row (float32 sums drift over millions of voxels)."""
-    picked = volume.reshape(-1) if mask is None else volume[mask]
-    return picked.double()
+    return (volume.reshape(-1) if mask is None else volume[mask]).double()
 
 
 def _check_pair(estimate: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -45,16 +42,19 @@ def _check_pair(estimate: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[T
     return estimate, truth, mask
 
 
+def _error(estimate: Tensor, truth: Tensor, mask: Tensor | None) -> Tensor:
+    estimate, truth, mask = _check_pair(estimate, truth, mask)
+    return _voxels(estimate, mask) - _voxels(truth, mask)
+
+
 def mean_absolute_error(estimate: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
     """Mean absolute difference (MAE), in units of the truth's range."""
-    estimate, truth, mask = _check_pair(estimate, truth, mask)
-    return float((_voxels(estimate, mask) - _voxels(truth, mask)).abs().mean())
+    return float(_error(estimate, truth, mask).abs().mean())
 
 
 def psnr(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, *, data_range: float = 1.0) -> float:
     """Peak signal-to-noise ratio in dB; infinite where estimate and truth agree in every voxel."""
-    estimate, truth, mask = _check_pair(estimate, truth, mask)
-    error = float((_voxels(estimate, mask) - _voxels(truth, mask)).square().mean())
+    error = float(_error(estimate, truth, mask).square().mean())
     return 10.0 * math.log10(data_range**2 / error) if error > 0 else math.inf
 
 
@@ -62,10 +62,11 @@ def _box_mean(volume: Tensor, axes: Sequence[int]) -> Tensor:
     """Mean over `SSIM_WINDOW` voxels along each of `axes`; the edges are mirrored, as scipy's "reflect" does."""
     half = SSIM_WINDOW // 2
     for axis in axes:
-        first, last = (volume.narrow(axis, at, half).flip(axis) for at in (0, volume.shape[axis] - half))
+        size = volume.shape[axis]
+        first, last = (volume.narrow(axis, at, half).flip(axis) for at in (0, size - half))
         total = torch.cat([first, volume, last], dim=axis).cumsum(dim=axis)
-        upper = total.narrow(axis, SSIM_WINDOW - 1, volume.shape[axis]).clone()
-        upper.narrow(axis, 1, volume.shape[axis] - 1).sub_(total.narrow(axis, 0, volume.shape[axis] - 1))
+        upper = total.narrow(axis, SSIM_WINDOW - 1, size).clone()
+        upper.narrow(axis, 1, size - 1).sub_(total.narrow(axis, 0, size - 1))
         volume = upper.div_(SSIM_WINDOW)
     return volume
 
@@ -91,22 +92,21 @@ def ssim_map(estimate: Tensor, truth: Tensor, axes: Sequence[int] = (0, 1, 2)) -
 
 
 def ssim_regions(estimate: Tensor, truth: Tensor, masks: Sequence[Tensor | None]) -> list[float]:
-    """Mean 3D SSIM over each of several bool `(I, J, K)` masks; None is the whole volume without its outer 3 voxels,
-    as scikit-image reports it."""
-    for mask in masks:
-        _check_pair(estimate, truth, mask)
+    """Mean 3D SSIM over each of several masks; None is the whole volume without its outer 3 voxels, as scikit-image
+    reports it."""
     half, size = SSIM_WINDOW // 2, truth.shape[0]
     interior = torch.zeros(truth.shape, dtype=torch.bool)
     interior[half:-half, half:-half, half:-half] = True
     regions = [interior if mask is None else torch.as_tensor(mask, dtype=torch.bool) for mask in masks]
+    for region in regions:
+        _check_pair(estimate, truth, region)
     sums = [0.0] * len(regions)
     for start in range(0, size, _SLAB):
         # A slab with the neighbours that its windows reach, moved inward at the ends; their own results are dropped.
         stop = min(start + _SLAB, size)
         low, high = max(0, min(start - half, size - SSIM_WINDOW)), min(size, max(stop + half, SSIM_WINDOW))
         local = ssim_map(estimate[low:high], truth[low:high])[start - low : stop - low]
-        for index, region in enumerate(regions):
-            sums[index] += float(local[region[start:stop]].sum())
+        sums = [total + float(local[region[start:stop]].sum()) for total, region in zip(sums, regions, strict=True)]
     return [total / int(region.sum()) for total, region in zip(sums, regions, strict=True)]
 
 
@@ -116,20 +116,13 @@ def ssim(estimate: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
 
 
 def linear_mmd(estimates: Sequence[Tensor], truths: Sequence[Tensor]) -> float:
-    """Maximum mean discrepancy with a linear kernel on raw voxels: squared norm of the difference of the two mean
-    volumes.
+    """Maximum mean discrepancy with a linear kernel on raw voxels: squared norm of the difference of the mean volumes.
 
-    This is the figure the paper calls MMD. It sums over voxels, so it grows with the volume, and for one volume
-    against one truth it is the summed squared error and says no more than PSNR. All volumes must share one shape.
+    This is the figure the paper calls MMD. It sums over voxels, so it grows with the volume, and for one volume against
+    one truth it is the summed squared error and says no more than PSNR. All volumes must share one shape.
     """
-    if not estimates or len(estimates) != len(truths):
-        msg = f"linear_mmd needs as many estimates as truths, at least one; got {len(estimates)} and {len(truths)}"
-        raise ValueError(msg)
-    difference = torch.zeros_like(torch.as_tensor(truths[0]), dtype=torch.float64)
-    for estimate, truth in zip(estimates, truths, strict=True):
-        estimate, truth, _ = _check_pair(estimate, truth, None)
-        difference += estimate.double() - truth.double()
-    return float((difference / len(truths)).square().sum())
+    errors = [_error(estimate, truth, None) for estimate, truth in zip(estimates, truths, strict=True)]
+    return float((sum(errors[1:], errors[0]) / len(errors)).square().sum())
 
 
 def through_plane_ratio(estimate: Tensor, truth: Tensor, mask: Tensor | None = None) -> tuple[float, float, float]:
@@ -154,8 +147,7 @@ def noise_sigma(truth: Tensor, mask: Tensor | None = None) -> float:
     deviation ignores the edges that are left, and of the voxels only the half with the smaller local gradient is used
     (Coupe et al., 2010). Noise that was smoothed by interpolation is underestimated.
     """
-    truth = torch.as_tensor(truth).float()
-    detail, level = truth, truth
+    detail = level = torch.as_tensor(truth).float()
     for axis in range(3):
         size = detail.shape[axis] - 1
         detail = detail.diff(dim=axis) / math.sqrt(2.0)
@@ -168,27 +160,24 @@ def noise_sigma(truth: Tensor, mask: Tensor | None = None) -> float:
     gradient = torch.zeros_like(level)
     for axis in range(3):
         gradient.narrow(axis, 0, level.shape[axis] - 1).add_(level.diff(dim=axis).square())
-    calm = inside & (gradient <= gradient[inside].median())
-    values = detail[calm]
+    values = detail[inside & (gradient <= gradient[inside].median())]
     return float((values - values.median()).abs().median() / 0.67449)
 
 
 def psnr_ceiling(sigma: float, voxels_averaged: float = math.inf) -> float:
     """The PSNR (dB) of an estimate that knows the anatomy perfectly but not the truth's white noise.
 
-    Args:
-        sigma: noise of the truth, in units of its range.
-        voxels_averaged: how many fine voxels one measured voxel averages. The measurement fixes that share of the
-            noise, which lifts the ceiling a little: the error left is `sigma^2 (1 - 1/n)`.
+    A measured voxel that averages n fine ones fixes that share of the noise `sigma` (in units of the truth's range),
+    which lifts the ceiling a little: the error left is `sigma^2 (1 - 1/n)`.
     """
     left = sigma**2 * (1.0 - 1.0 / voxels_averaged)
     return -10.0 * math.log10(left) if left > 0 else math.inf
 
 
 def data_residual(acquisition: Acquisition, estimate: Tensor, measured: Tensor) -> float:
-    """Largest absolute difference between the measured voxels and the estimate `(I, J, K)` pushed through it."""
-    seen = acquisition.forward(estimate[None, None].float())[0, 0]
-    return float((seen - measured).abs().max())
+    """Largest absolute difference between the measured voxels `(i, j, k)` and the estimate pushed through the
+    acquisition."""
+    return float((acquisition.forward(estimate[None, None].float())[0, 0] - measured).abs().max())
 
 
 @dataclass(frozen=True)
@@ -202,26 +191,18 @@ class Calibration:
 
 def calibration(estimate: Tensor, truth: Tensor, deviation: Tensor, mask: Tensor | None = None) -> Calibration:
     """Hold an uncertainty map (one standard deviation, in units of the truth's range) against the actual error."""
-    estimate, truth, mask = _check_pair(estimate, truth, mask)
-    error = (_voxels(estimate, mask) - _voxels(truth, mask)).abs()
-    spread = _voxels(torch.as_tensor(deviation), mask)
-    ranks = [values.argsort().argsort().double() for values in (error, spread)]
-    correlation = float(torch.corrcoef(torch.stack(ranks))[0, 1]) if float(spread.std()) > 0 else math.nan
+    error, spread = _error(estimate, truth, mask).abs(), _voxels(torch.as_tensor(deviation), mask)
+    ranks = torch.stack([values.argsort().argsort().double() for values in (error, spread)])
+    correlation = float(torch.corrcoef(ranks)[0, 1]) if float(spread.std()) > 0 else math.nan
     rms_error, rms_spread = (float(values.square().mean().sqrt()) for values in (error, spread))
-    return Calibration(
-        coverage=float((error <= 1.96 * spread).double().mean()),
-        correlation=correlation,
-        spread_ratio=rms_spread / rms_error if rms_error > 0 else math.nan,
-    )
+    coverage = float((error <= 1.96 * spread).double().mean())
+    return Calibration(coverage, correlation, rms_spread / rms_error if rms_error > 0 else math.nan)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All figures of one estimate against one truth; ranges and regions as in the module's docstring.
-
-    `psnr_minmax` is the paper's convention (range = truth's minimum to maximum, whole volume); the others use the
-    truth's robust range.
-    """
+    """All figures of one estimate against one truth; the paper's `psnr_minmax` has the truth's minimum to maximum as
+    its range, the others the robust range."""
 
     psnr_brain: float  # dB
     ssim_brain: float
@@ -229,17 +210,12 @@ class Scores:
     psnr: float  # dB, whole volume given (the foreground box)
     ssim: float
     mae: float
-    psnr_minmax: float  # dB
+    psnr_minmax: float  # dB, whole volume
     mmd: float  # summed squared error: linear MMD of a set of one
-    through_plane: tuple[float, float, float]  # ratio to the truth's along i, j, k, in the brain
     data_residual: float  # max |A x - y|; nan where nothing was measured
-
-
-def flat(scores: Scores) -> dict[str, float]:
-    """Figures by name, one for each axis where there are three."""
-    figures = dict(vars(scores))
-    ratios = figures.pop("through_plane")
-    return figures | {f"through_plane_{axis}": ratio for axis, ratio in zip("ijk", ratios, strict=True)}
+    through_plane_i: float  # ratio to the truth's, in the brain
+    through_plane_j: float
+    through_plane_k: float
 
 
 def score_volume(
@@ -253,73 +229,56 @@ def score_volume(
     estimate, truth = torch.as_tensor(estimate).float(), torch.as_tensor(truth).float()
     brain = torch.as_tensor(brain, dtype=torch.bool)
     ssim_brain, ssim_whole = ssim_regions(estimate, truth, [brain, None])
-    residual = math.nan
-    if acquisition is not None and measured is not None:
-        residual = data_residual(acquisition, estimate, measured)
+    known = acquisition is not None and measured is not None
     return Scores(
-        psnr_brain=psnr(estimate, truth, brain),
-        ssim_brain=ssim_brain,
-        mae_brain=mean_absolute_error(estimate, truth, brain),
-        psnr=psnr(estimate, truth),
-        ssim=ssim_whole,
-        mae=mean_absolute_error(estimate, truth),
-        psnr_minmax=psnr(estimate, truth, data_range=float(truth.max() - truth.min())),
-        mmd=linear_mmd([estimate], [truth]),
-        through_plane=through_plane_ratio(estimate, truth, brain),
-        data_residual=residual,
+        psnr(estimate, truth, brain),
+        ssim_brain,
+        mean_absolute_error(estimate, truth, brain),
+        psnr(estimate, truth),
+        ssim_whole,
+        mean_absolute_error(estimate, truth),
+        psnr(estimate, truth, data_range=float(truth.max() - truth.min())),
+        linear_mmd([estimate], [truth]),
+        data_residual(acquisition, estimate, measured) if known else math.nan,  # type: ignore[arg-type]
+        *through_plane_ratio(estimate, truth, brain),
     )
 
 
 # -- slice by slice ----------------------------------------------------------------------------------------------------
 
-#: A slice with less brain than this share of the largest slice's is not scored.
-LEAST_SHARE = 0.2
 
-
-@dataclass(frozen=True)
-class SliceScores:
-    """Means over the scored slices, in the mask."""
-
-    psnr: float  # dB, mean of the slices' PSNR
-    ssim: float
-    mae: float
-    slices: int
-
-
-def scored_slices(mask: Tensor, axis: int, share: float = LEAST_SHARE) -> list[int]:
-    """Indices along `axis` of the slices of a bool `(I, J, K)` mask with at least `share` of the largest one's area."""
+def scored_slices(mask: Tensor, axis: int) -> list[int]:
+    """Indices along `axis` of the slices of a mask with at least `LEAST_SHARE` of the largest one's area."""
     area = mask.sum(dim=[other for other in range(3) if other != axis])
     if not bool(area.any()):
         msg = "the mask holds no voxel: there is no slice to score"
         raise ValueError(msg)
-    return [int(index) for index in torch.nonzero(area >= share * area.max()).flatten()]
+    return [int(index) for index in torch.nonzero(area >= LEAST_SHARE * area.max()).flatten()]
 
 
-def score_slices(estimate: Tensor, truth: Tensor, mask: Tensor, axis: int) -> SliceScores:
-    """Score `estimate` `(I, J, K)` against `truth` in each slice normal to `axis`, inside `mask`.
+def score_slices(estimate: Tensor, truth: Tensor, mask: Tensor, axis: int) -> tuple[float, float, float]:
+    """PSNR (dB), 2D SSIM and MAE in the mask: means of the figures of each scored slice normal to `axis`.
 
-    For volumes that were made from thick slices: what lies between those was never measured. Each slice has one voice
-    in the mean, whatever its size.
+    For volumes that were made from thick slices: what lies between those was never measured. Each slice has one voice,
+    whatever its size.
     """
-    inside = mask.movedim(axis, 0)
     error = (estimate.double() - truth.double()).movedim(axis, 0)
     local = ssim_map(estimate, truth, [other for other in range(3) if other != axis]).movedim(axis, 0)
     found = []
     for index in scored_slices(mask, axis):
-        voxels = inside[index]
+        voxels = mask.movedim(axis, 0)[index]
         squared = float(error[index][voxels].square().mean())
-        psnr = -10.0 * math.log10(squared) if squared > 0 else math.inf
-        found.append((psnr, float(local[index][voxels].mean()), float(error[index][voxels].abs().mean())))
-    means = [sum(values) / len(found) for values in zip(*found, strict=True)]
-    return SliceScores(means[0], means[1], means[2], len(found))
+        decibels = -10.0 * math.log10(squared) if squared > 0 else math.inf
+        found.append((decibels, float(local[index][voxels].mean()), float(error[index][voxels].abs().mean())))
+    mean_psnr, mean_ssim, mae = (sum(values) / len(found) for values in zip(*found, strict=True))
+    return mean_psnr, mean_ssim, mae
 
 
 def slice_mmd(estimate: Tensor, truth: Tensor, mask: Tensor, axis: int) -> float:
     """Linear MMD with slices as the samples: squared norm of the difference of the two mean slices.
 
-    Over one volume, `metrics.linear_mmd` is the summed squared error; this one is not, since errors that differ from
-    slice to slice cancel. It sums over pixels, so it compares methods on one volume and not volumes.
+    Over one volume, `linear_mmd` is the summed squared error; this one is not, since errors that differ from slice to
+    slice cancel. It sums over pixels, so it compares methods on one volume and not volumes.
     """
-    chosen = scored_slices(mask, axis)
-    difference = (estimate.double() - truth.double()).movedim(axis, 0)[chosen].mean(dim=0)
+    difference = (estimate.double() - truth.double()).movedim(axis, 0)[scored_slices(mask, axis)].mean(dim=0)
     return float(difference.square().sum())

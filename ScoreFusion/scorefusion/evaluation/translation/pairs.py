@@ -122,12 +122,12 @@ class Pair:
     def score(self, made: Made) -> dict[str, float]:
         """All figures; PSNR (dB), SSIM and MAE are means of the scored slices' own."""
         estimate, truth, brain = made.data, self.truth.float(), self.brain.mask
-        found = score_slices(estimate, truth, brain, self.axis)
+        psnr, ssim, mae = score_slices(estimate, truth, brain, self.axis)
         ratios = (math.nan,) * 3 if self.is_slice else through_plane_ratio(estimate, truth, brain)
         return {
-            "psnr": found.psnr,
-            "ssim": found.ssim,
-            "mae": found.mae,
+            "psnr": psnr,
+            "ssim": ssim,
+            "mae": mae,
             "mmd": linear_mmd([estimate], [truth]),
             "mmd_slices": slice_mmd(estimate, truth, brain, self.axis),
             **{f"through_plane_{axis}": ratio for axis, ratio in zip("ijk", ratios, strict=True)},
