@@ -122,7 +122,7 @@ def _restore(coarse: Path, bundle: Bundle, options: dict[str, Any], reporter: Re
         reporter.check_cancelled()
         return False
 
-    slices = {"thickness": setting.amount, "axis": setting.axis} if setting.kind == "thick" else {}
+    slices: dict[str, Any] = {"thickness": setting.amount, "axis": setting.axis} if setting.kind == "thick" else {}
     result = translate(coarse, bundle, spacing=grid.spacing, cancelled=cancelled, **slices, **options)
     if not result.volume.grid.is_close(grid, tolerance_mm=0.01):
         msg = f"the restored grid {result.volume.grid} is not the truth's {grid}; choose another --setting"

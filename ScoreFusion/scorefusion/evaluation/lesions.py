@@ -50,9 +50,7 @@ class LesionScore:
 
     contrast: float  # mean inside minus mean of the ring, in units of the truth's range
     cnr: float  # the same over the ring's standard deviation
-    contrast_error: (
-        float  # (estimate - truth) / truth; -1 = gone, below -1 = turned round, of dark lesions as of bright
-    )
+    contrast_error: float  # (estimate - truth) / truth; -1 = gone, below -1 = turned round, dark or bright
     cnr_error: float
     mae: float  # inside
     mae_elsewhere: float  # in the rest of the brain

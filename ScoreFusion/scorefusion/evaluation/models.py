@@ -33,7 +33,7 @@ COSTLY = 12
 
 @dataclass(frozen=True)
 class RuleRow:
-    """A fusion rule as a row, whatever the plan; `rule` as `Model.choose_rule` takes it. `main` ones run at any cost."""
+    """A fusion rule (as `Model.choose_rule` takes it) as a row, whatever the plan; `main` ones run at any cost."""
 
     key: str
     label: str

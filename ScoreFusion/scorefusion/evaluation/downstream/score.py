@@ -142,7 +142,8 @@ def run_downstream(
         for case in cases:
             subject = prepare(case, setting, crop)
             scorer = _Scorer(subject, segmenter)
-            rows, rest = [scorer.row(TRUTH, "truth", torch.from_numpy(subject.truth.data[0]))], []
+            rows = [scorer.row(TRUTH, "truth", torch.from_numpy(subject.truth.data[0]))]
+            rest: list[Row] = []
             best: tuple[float, str, Tensor] | None = None
             for method in methods:
                 reporter.progress(f"{setting.name} {case.title}", done, total)

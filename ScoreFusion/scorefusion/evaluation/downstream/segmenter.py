@@ -23,9 +23,7 @@ from scorefusion.evaluation.downstream.labels import masks_of, standard_name
 from scorefusion.imaging.intensity import fit_intensity_scale
 from scorefusion.run.devices import inference_settings, pick_device, pick_precision
 
-#: Neighbouring windows share this part of their width, blended by a Gaussian.
-OVERLAP = 0.25
-DEFAULT_WINDOW = (64, 64, 64)
+OVERLAP = 0.25  # neighbouring windows share this part of their width, blended by a Gaussian
 
 #: Transforms of `preprocessing` that are taken over, and those that are done here anyway, or change nothing.
 INTENSITIES = ("NormalizeIntensity", "ScaleIntensity", "ScaleIntensityRange", "ScaleIntensityRangePercentiles")
@@ -45,54 +43,35 @@ def robust_range(data: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Segmenter:
-    """A network with all that turns a volume into masks.
+    """A network with all that turns a volume into masks."""
 
-    Attributes:
-        network: `(B, 1, *window)` to logits `(B, C, *window)`, any window of that size.
-        classes: names, in the order of the output channels; the background has none.
-        exclusive: channel 0 is the background and each voxel belongs to one class; else each channel is a class by
-            itself, present where its logit is above 0.
-        window: size of the sliding window, voxels.
-        prepare: scanner units to the network's input, `(1, I, J, K)` float32.
-        contrast: what it was trained on, if known.
-        training_subjects: people whose Dice would flatter it.
-        notes: for the caption: what it is, and how volumes are prepared for it.
-    """
-
-    network: nn.Module
-    classes: tuple[str, ...]
-    window: tuple[int, int, int]
-    exclusive: bool = True
-    prepare: Callable[[Tensor], Tensor] = robust_range
-    contrast: str | None = None
-    training_subjects: tuple[str, ...] = ()
-    notes: dict[str, str] = field(default_factory=dict)
+    network: nn.Module  # (B, 1, *window) to logits (B, C, *window)
+    classes: tuple[str, ...]  # in the order of the output channels; the background has none
+    window: tuple[int, int, int]  # of the sliding window, voxels
+    exclusive: bool = True  # channel 0 is the background; else each channel is a class, present where its logit is > 0
+    prepare: Callable[[Tensor], Tensor] = robust_range  # scanner units to the network's input, (1, I, J, K) float32
+    contrast: str | None = None  # what it was trained on, if known
+    training_subjects: tuple[str, ...] = ()  # people whose Dice would flatter it
+    notes: dict[str, str] = field(default_factory=dict)  # for the caption
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: torch.dtype = torch.float32
 
     def segment(self, data: Tensor) -> dict[str, Tensor]:
         """Bool `(I, J, K)` for each class, on the CPU, of `(I, J, K)` finite scanner units with axes in RAS+ order."""
-        from monai.inferers import sliding_window_inference
+        from monai.inferers import SlidingWindowInferer
+
+        def predict(windows: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+                logits: Tensor = self.network(windows)
+            return logits.float()
 
         prepared = self.prepare(data[None]).float()
+        inferer = SlidingWindowInferer(self.window, 1, OVERLAP, "gaussian", cval=float(prepared.min()))
         with inference_settings():
-            logits = sliding_window_inference(
-                prepared[None].to(self.device),
-                self.window,
-                1,
-                self._predict,
-                overlap=OVERLAP,
-                mode="gaussian",
-                cval=float(prepared.min()),
-            )[0].cpu()
+            logits: Any = inferer(prepared[None].to(self.device), predict)
         if self.exclusive:
-            return masks_of(logits.argmax(dim=0), self.classes)
-        return {name: channel > 0 for name, channel in zip(self.classes, logits, strict=True)}
-
-    def _predict(self, windows: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            logits: Tensor = self.network(windows)
-        return logits.float()
+            return masks_of(logits[0].cpu().argmax(dim=0), self.classes)
+        return {name: channel > 0 for name, channel in zip(self.classes, logits[0].cpu(), strict=True)}
 
 
 def load_segmenter(folder: str | Path, *, device: str = "auto", precision: str = "auto") -> Segmenter:
@@ -101,11 +80,14 @@ def load_segmenter(folder: str | Path, *, device: str = "auto", precision: str =
     Raises:
         BundleError: the bundle is incomplete, or not one that segments a single 3D volume; the message says why.
     """
-    folder = Path(folder)
+    folder, chosen = Path(folder), pick_device(device)
     if not folder.is_dir():
         msg = f"there is no folder {folder}; give what `scorefusion downstream train` wrote, or a MONAI bundle"
         raise BundleError(msg)
-    config, metadata, chosen = _read_config(folder), _read_metadata(folder), pick_device(device)
+    config, metadata = _read(folder, _CONFIGS), _read(folder, ("metadata.json",))
+    if not config:
+        msg = f"{folder} is no MONAI bundle that can be used: it has none of configs/{', configs/'.join(_CONFIGS)}"
+        raise BundleError(msg)
     weights = _weights(folder)
     network = build_network(config, folder)
     _fill(network, weights)
@@ -114,18 +96,13 @@ def load_segmenter(folder: str | Path, *, device: str = "auto", precision: str =
     window = _window(config, folder)
     prepare, preparation = _preparation(config, folder)
     classes, exclusive = _classes(metadata, _channels(network, window, folder, chosen), folder)
-    # Only a segmenter that was trained here says in words to rely on whom it saw.
-    training = metadata.get("training")
+    training: Any = metadata.get("training")
     if not (isinstance(training, Mapping) and "scorefusion" in str(training.get("code"))):
-        training = {}
+        training = {}  # only a segmenter that was trained here says in words to rely on whom it saw
     name = f"{metadata.get('name', folder.name)} {metadata.get('version', '')}, {weights.name}"
-    notes = {
-        "segmenter": f"{name} {hashlib.sha256(weights.read_bytes()).hexdigest()[:12]}".strip(),
-        "classes": ", ".join(classes),
-        "preparation": preparation,
-    }
-    people = tuple(training.get("subjects", ()))
-    number_format = pick_precision(precision, chosen)
+    hashed = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+    notes = {"segmenter": f"{name} {hashed}", "classes": ", ".join(classes), "preparation": preparation}
+    people, number_format = tuple(training.get("subjects", ())), pick_precision(precision, chosen)
     return Segmenter(
         network, classes, window, exclusive, prepare, training.get("contrast"), people, notes, chosen, number_format
     )
@@ -134,33 +111,23 @@ def load_segmenter(folder: str | Path, *, device: str = "auto", precision: str =
 # -- the configuration: MONAI's may hold Python expressions (`$...`) and name any callable -----------------------------
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """`configs/inference.json` or `.yaml` as it is written, nothing resolved."""
+def _read(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """The first of these files in `configs` as it is written, nothing resolved; empty if there is none."""
     from monai.bundle import ConfigParser
 
-    path = next((folder / "configs" / name for name in _CONFIGS if (folder / "configs" / name).is_file()), None)
+    path = next((folder / "configs" / name for name in names if (folder / "configs" / name).is_file()), None)
     if path is None:
-        msg = f"{folder} is no MONAI bundle that can be used: it has none of configs/{', configs/'.join(_CONFIGS)}"
-        raise BundleError(msg)
+        return {}
     try:
-        config = ConfigParser.load_config_file(str(path))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else ConfigParser.load_config_file(str(path))
     except Exception as error:  # of the JSON or YAML reader, whichever MONAI uses
         msg = f"{path} cannot be read ({error}); mend it, or choose another bundle"
         raise BundleError(msg) from error
-    if not isinstance(config, dict):
-        msg = f"{path} must be an object with 'network_def', got {type(config).__name__}"
+    if not isinstance(content, dict):
+        msg = f"{path} must be an object, got {type(content).__name__}"
         raise BundleError(msg)
-    return config
-
-
-def _read_metadata(folder: Path) -> dict[str, Any]:
-    path = folder / "configs" / "metadata.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        msg = f"{path} is not valid JSON ({error}); mend it, or take it away"
-        raise BundleError(msg) from error
-    return content if isinstance(content, dict) else {}
+    return content
 
 
 def plain(config: Mapping[str, Any], value: Any, where: str, depth: int = 0) -> Any:
@@ -169,27 +136,26 @@ def plain(config: Mapping[str, Any], value: Any, where: str, depth: int = 0) -> 
     Raises:
         BundleError: there is a Python expression or a macro in it, or a reference that leads nowhere.
     """
-    if depth > _DEEPEST:
-        msg = f"{where}: its references lead round in a circle"
-        raise BundleError(msg)
+    msg = None
     if isinstance(value, Mapping):
-        return {str(key): plain(config, item, f"{where}::{key}", depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(config, item, f"{where}::{number}", depth + 1) for number, item in enumerate(value)]
-    if isinstance(value, str) and value.startswith("@"):
+        value = {str(key): plain(config, item, f"{where}::{key}", depth + 1) for key, item in value.items()}
+    elif isinstance(value, (list, tuple)):
+        value = [plain(config, item, f"{where}::{number}", depth + 1) for number, item in enumerate(value)]
+    elif depth > _DEEPEST:
+        msg = f"{where}: its references lead round in a circle"
+    elif isinstance(value, str) and value.startswith("@"):
         found: Any = config
-        for key in value[1:].replace("#", "::").split("::"):
-            try:
+        try:
+            for key in value[1:].replace("#", "::").split("::"):
                 found = found[int(key) if isinstance(found, list) else key]
-            except (KeyError, IndexError, TypeError, ValueError) as error:
-                msg = f"{where}: the reference {value!r} leads nowhere in the configuration"
-                raise BundleError(msg) from error
-        return plain(config, found, value[1:], depth + 1)
-    if isinstance(value, str) and (value.startswith(("$", "%")) or "@" in value):
-        msg = (
-            f"{where} is {value!r}, which would run code from the bundle or read another file; "
-            "write the value itself there"
-        )
+        except (KeyError, IndexError, TypeError, ValueError):
+            msg = f"{where}: the reference {value!r} leads nowhere in the configuration"
+        else:
+            value = plain(config, found, value[1:], depth + 1)
+    elif isinstance(value, str) and (value.startswith(("$", "%")) or "@" in value):
+        msg = f"{where} is {value!r}, which would run code from the bundle or read another file; "
+        msg += "write the value itself there"
+    if msg is not None:
         raise BundleError(msg)
     return value
 
@@ -198,13 +164,12 @@ def build_network(config: Mapping[str, Any], folder: Path) -> nn.Module:
     """The network that `network_def` names among MONAI's, with random weights; its arguments are plain values."""
     import monai.networks.nets as nets
 
-    if "network_def" not in config:
+    if not isinstance(config.get("network_def"), Mapping):
         msg = f"{folder}: the configuration has no 'network_def', so its network cannot be built"
         raise BundleError(msg)
     arguments = plain(config, config["network_def"], "network_def")
-    arguments = arguments if isinstance(arguments, dict) else {}
-    target = arguments.pop("_target_", None)
-    package, _, name = str(target).rpartition(".")
+    target = str(arguments.pop("_target_", None))
+    package, _, name = target.rpartition(".")
     kind = getattr(nets, name, None)
     is_network = isinstance(kind, type) and issubclass(kind, nn.Module)
     if not is_network or not (package == "" or f"{package}.".startswith(f"{_NETS}.")):
@@ -232,20 +197,18 @@ def _weights(folder: Path) -> Path:
     if (folder / "models" / "model.ts").is_file():
         msg = (
             f"{folder}: models/model.ts is TorchScript, which can run code, so it is not opened. Save the network's "
-            "`state_dict()` as models/model.pt or models/model.safetensors, with 'network_def' in configs/inference.json"
+            "`state_dict()` as models/model.pt or .safetensors, with 'network_def' in configs/inference.json"
         )
     raise BundleError(msg)
 
 
 def _fill(network: nn.Module, path: Path) -> None:
     """Load weights; a file that holds anything but tensors is refused without being run."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    from safetensors.torch import load_file
 
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        safe = path.suffix == ".safetensors"
+        state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here
         msg = f"{path} is no file of tensors only, and nothing else is read; save `network.state_dict()` there"
         raise BundleError(msg) from error
@@ -268,9 +231,8 @@ def _fill(network: nn.Module, path: Path) -> None:
 
 def _window(config: Mapping[str, Any], folder: Path) -> tuple[int, int, int]:
     inferer = config.get("inferer")
-    if not isinstance(inferer, Mapping) or "roi_size" not in inferer:
-        return DEFAULT_WINDOW
-    size = plain(config, inferer["roi_size"], "inferer::roi_size")
+    asked = inferer.get("roi_size", 64) if isinstance(inferer, Mapping) else 64
+    size = plain(config, asked, "inferer::roi_size")
     size = [size] * 3 if isinstance(size, int) else size
     if not (isinstance(size, list) and len(size) == 3 and all(isinstance(n, int) and n > 0 for n in size)):
         msg = f"{folder}: the inferer's roi_size is {size!r}; expected three sizes: only 3D segmenters can be used"
@@ -285,8 +247,8 @@ def _preparation(config: Mapping[str, Any], folder: Path) -> tuple[Callable[[Ten
 
     section = config.get("preprocessing")
     listed = section.get("transforms", []) if isinstance(section, Mapping) else section or []
-    steps: list[Callable[[Tensor], Any]] = []
-    names, left_out = [], []
+    steps: dict[str, Callable[[Tensor], Any]] = {}
+    left_out = []
     for number, entry in enumerate(listed if isinstance(listed, list) else []):
         name = _plain_name(entry)
         if name == "Orientation" and entry.get("axcodes", "RAS") != "RAS":
@@ -296,19 +258,17 @@ def _preparation(config: Mapping[str, Any], folder: Path) -> tuple[Callable[[Ten
             values = plain(config, entry, f"preprocessing::{number}")
             arguments = {k: v for k, v in values.items() if k not in ("_target_", "keys", "allow_missing_keys")}
             try:
-                steps.append(getattr(transforms, name)(**arguments))
+                steps[name] = getattr(transforms, name)(**arguments)
             except Exception as error:
                 msg = f"{folder}: MONAI cannot build the transform {name} with {arguments} ({error})"
                 raise BundleError(msg) from error
-            names.append(name)
         elif name not in _DONE_ANYWAY:
             left_out.append(name)
-    words = f"intensities as the bundle does: {', '.join(names)}" if names else "intensities to [-1, 1], robust range"
-    if left_out:
-        words += f"; left out of its preprocessing: {', '.join(left_out)}"
+    words = f"intensities as the bundle does: {', '.join(steps)}" if steps else "intensities to [-1, 1], robust range"
+    words += f"; left out of its preprocessing: {', '.join(left_out)}" if left_out else ""
 
     def prepare(data: Tensor) -> Tensor:
-        for step in steps:
+        for step in steps.values():
             data = convert_to_tensor(step(data), track_meta=False)
         return data
 
@@ -317,8 +277,7 @@ def _preparation(config: Mapping[str, Any], folder: Path) -> tuple[Callable[[Ten
 
 def _plain_name(entry: Any) -> str:
     """`"monai.transforms.NormalizeIntensityd"` and `"NormalizeIntensityDict"` are `"NormalizeIntensity"`."""
-    target = str(entry.get("_target_")) if isinstance(entry, Mapping) else str(entry)
-    name = target.rpartition(".")[2]
+    name = str(entry.get("_target_") if isinstance(entry, Mapping) else entry).rpartition(".")[2]
     known = (*INTENSITIES, *_DONE_ANYWAY)
     return next((plain for plain in known if name in {plain, f"{plain}d", f"{plain}D", f"{plain}Dict"}), name)
 
@@ -332,8 +291,8 @@ def _channels(network: nn.Module, window: tuple[int, int, int], folder: Path, de
         cause = str(error).strip().splitlines() or [type(error).__name__]
         msg = f"{folder}: the network cannot segment one volume in windows of {window} ({cause[0][:200]})"
         raise BundleError(msg) from error
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.dim() != 5 or tuple(logits.shape[2:]) != window:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         msg = f"{folder}: the network gives {got} for a window of {window}; expected (1, classes, {window})"
         raise BundleError(msg)
     return int(logits.shape[1])
@@ -341,11 +300,10 @@ def _channels(network: nn.Module, window: tuple[int, int, int], folder: Path, de
 
 def _classes(metadata: Mapping[str, Any], channels: int, folder: Path) -> tuple[tuple[str, ...], bool]:
     """Names of the classes, and whether channel 0 is the background of classes that exclude each other."""
-    outputs = (metadata.get("network_data_format") or {}).get("outputs") or {}
+    outputs: Any = (metadata.get("network_data_format") or {}).get("outputs") or {}
     named = (outputs.get("pred") or next(iter(outputs.values()), {})).get("channel_def") or {}
     if not named:
-        count = max(1, channels - 1)
-        return tuple(f"class {number + 1}" for number in range(count)), channels > 1
+        return tuple(f"class {number + 1}" for number in range(max(1, channels - 1))), channels > 1
     if len(named) != channels:
         msg = f"{folder}: metadata.json names {len(named)} output channels, the network has {channels}"
         raise BundleError(msg)

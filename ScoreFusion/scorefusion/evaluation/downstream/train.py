@@ -129,7 +129,7 @@ def train_segmenter(
     trainer.run(reporter)
     _write_bundle(trainer, {})
     segmenter = load_segmenter(folder, device=options.device, precision=options.precision)
-    validation = {}
+    validation: dict[str, dict[str, float]] = {}
     for case in usable_cases(datalist.validation, options.contrast):
         reporter.progress("validation", len(validation), len(datalist.validation))
         validation[case.case_id] = _validate(segmenter, case, options)
@@ -146,8 +146,8 @@ def usable_cases(cases: Sequence[Case], contrast: str) -> list[Case]:
 
 
 def read_example(case: Case, options: TrainingOptions) -> dict[str, Tensor]:
-    """A scan `(1, I, J, K)` float32, about [-1, 1], and its tissue map `(1, I, J, K)` uint8: axes in RAS+ order, cropped
-    to the foreground, at least a window large."""
+    """A scan `(1, I, J, K)` float32, about [-1, 1], and its tissue map, uint8: axes in RAS+ order, cropped to the
+    foreground, at least a window large."""
     volume, _ = read_volume(case.contrasts[options.contrast], frame=case.frame).canonical()
     if volume.data.shape[0] != 1:
         msg = f"{volume.name} has {volume.data.shape[0]} channels; a case has one volume for each contrast"

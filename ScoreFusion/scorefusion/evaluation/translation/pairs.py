@@ -45,32 +45,18 @@ WHOLE_HEAD = "the whole head"
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Sources and truth of one person. Methods give volumes in the target's own range [0, 1].
-
-    Attributes:
-        case: whose.
-        sources: `(I, J, K)` by input name, normalised to about [-1, 1] as the direction says; in its order, the first
-            is the base.
-        truth: `(I, J, K)`, normalised as the direction says, [0, 1].
-        base: the first source as a volume: grid and scanner units.
-        scale: of the truth.
-        contrasts: what sources (in order) and truth are.
-        brain: where scores are taken.
-        axis: slices normal to it are scored.
-        why_axis: in words.
-        lesion: where the case has a mask.
-    """
+    """Sources and truth of one person. Methods give volumes in the target's own range [0, 1]."""
 
     case: Case
-    sources: Mapping[str, Tensor]
-    truth: Tensor
-    base: Volume
-    scale: IntensityScale
-    contrasts: tuple[str, ...]
-    brain: BrainRegion
-    axis: int
+    sources: Mapping[str, Tensor]  # (I, J, K) by input name, in the direction's order and normalised as it says
+    truth: Tensor  # (I, J, K), normalised as the direction says, [0, 1]
+    base: Volume  # the first source: grid and scanner units
+    scale: IntensityScale  # of the truth
+    contrasts: tuple[str, ...]  # of the sources (in order) and the truth
+    brain: BrainRegion  # where scores are taken
+    axis: int  # slices normal to it are scored
     why_axis: str
-    lesion: LesionRegion | None = None
+    lesion: LesionRegion | None = None  # where the case has a mask
 
     setting = ""  # there is one way to be given the sources
 
@@ -146,12 +132,7 @@ def to_unit(normalised: Tensor) -> Tensor:
 
 
 def read_pair(case: Case, direction: Direction, slice_axis: int | None = None) -> Pair:
-    """Read a case.
-
-    Args:
-        case: has all contrasts that the direction needs, on one grid.
-        direction: which are sources and which is the truth.
-        slice_axis: the files are single slices normal to this axis; None = volumes.
+    """Read a case that has all contrasts of the direction; `slice_axis`: the files are single slices normal to it.
 
     Raises:
         VolumeError: a file cannot be used, or the contrasts are not on one grid.
