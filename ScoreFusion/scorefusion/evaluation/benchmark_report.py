@@ -73,7 +73,11 @@ def document(benchmark: Benchmark, pictures: Sequence[Path] = ()) -> Report:
     for name, description in benchmark.settings.items():
         facts, rows = _of(benchmark, name)
         brain = score_table("Brain: PSNR (dB) / SSIM", rows, facts, _BRAIN, "psnr_brain")
-        ceiling = ["noise ceiling of the truth (dB)", *(number(f["psnr_ceiling"], ".1f") for f in facts), ""]
+        ceiling: list[Cell | str] = [
+            "noise ceiling of the truth (dB)",
+            *(number(f["psnr_ceiling"], ".1f") for f in facts),
+            "",
+        ]
         tables = [
             Table(brain.title, brain.header, [*brain.rows, ceiling]),
             score_table("Whole volume: PSNR (dB) / SSIM", rows, facts, _WHOLE, "psnr"),

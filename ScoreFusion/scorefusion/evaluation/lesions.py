@@ -97,8 +97,9 @@ def score_lesion(estimate: Tensor, truth: Tensor, region: LesionRegion, brain: T
     found, wanted = lesion_contrast(estimate, region), lesion_contrast(truth, region)
     error = (estimate.double() - truth.double()).abs()
     inside, rest = error[region.inside], error[brain & ~region.inside]
-    relative = [(a - b) / b if b != 0 else math.nan for a, b in zip(found, wanted, strict=True)]
-    return LesionScore(*found, *relative, float(inside.mean()), float(rest.mean()) if rest.numel() else math.nan)
+    contrast, cnr = ((a - b) / b if b != 0 else math.nan for a, b in zip(found, wanted, strict=True))
+    elsewhere = float(rest.mean()) if rest.numel() else math.nan
+    return LesionScore(*found, contrast, cnr, float(inside.mean()), elsewhere)
 
 
 def lesion_figures(estimate: Tensor, truth: Tensor, region: LesionRegion | None, brain: Tensor) -> dict[str, float]:

@@ -121,7 +121,7 @@ def mean_table(
     title: str, rows: Sequence[Row], columns: Sequence[Column], note: str = "", show: Callable[..., Cell] | None = None
 ) -> Table:
     """Methods by figures: mean and range over persons, or the mean alone if `show` is `mean_only`."""
-    lines = [
+    lines: list[list[Cell | str]] = [
         [label, *((show or mean_and_range)(values_of(group, figure), form) for _, figure, form in columns)]
         for label, group in by_label(rows).items()
     ]
@@ -146,7 +146,9 @@ ALONG: tuple[Column, ...] = tuple((f"along {letter}", f"through_plane_{axis}", "
 
 def row_table(rows: Sequence[Row], who: str, columns: Sequence[Column]) -> Table:
     """One line per person and method."""
-    lines = [[f"{row.title}, {row.label}", *(number(row[f], form) for _, f, form in columns)] for row in rows]
+    lines: list[list[Cell | str]] = [
+        [f"{row.title}, {row.label}", *(number(row[f], form) for _, f, form in columns)] for row in rows
+    ]
     return Table("Every row", [f"{who}, method", *(name for name, _, _ in columns)], lines)
 
 

@@ -301,7 +301,8 @@ def _channels(network: nn.Module, window: tuple[int, int, int], folder: Path, de
 def _classes(metadata: Mapping[str, Any], channels: int, folder: Path) -> tuple[tuple[str, ...], bool]:
     """Names of the classes, and whether channel 0 is the background of classes that exclude each other."""
     outputs: Any = (metadata.get("network_data_format") or {}).get("outputs") or {}
-    named = (outputs.get("pred") or next(iter(outputs.values()), {})).get("channel_def") or {}
+    prediction: Any = outputs.get("pred") or next(iter(outputs.values()), {})
+    named = prediction.get("channel_def") or {}
     if not named:
         return tuple(f"class {number + 1}" for number in range(max(1, channels - 1))), channels > 1
     if len(named) != channels:

@@ -63,7 +63,7 @@ def document(benchmark: Benchmark, pictures: Sequence[Path] = ()) -> Report:
     rows, facts = benchmark.rows, benchmark.facts
     main = score_table("PSNR (dB) / SSIM; the best SSIM of a person stands out", rows, facts, ("psnr", "ssim"), "ssim")
     tables = [main, mean_table("Means over persons (range)", rows, _FIGURES)]
-    lines = [[gain.label, *cells] for gain, cells in _gain_cells(benchmark)]
+    lines: list[list[Cell | str]] = [[gain.label, *cells] for gain, cells in _gain_cells(benchmark)]
     if lines:
         header = ["method", "PSNR (dB)", "SSIM", "persons with better SSIM"]
         tables.append(Table("Gain over the best baseline of each person (mean and range)", header, lines))
