@@ -15,7 +15,6 @@ pytest.importorskip("torch")
 
 from scorefusion.datasets.case import Case  # noqa: E402
 from scorefusion.evaluation.benchmark import classical_methods, run_benchmark  # noqa: E402
-from scorefusion.evaluation.benchmark_report import document, write_benchmark  # noqa: E402
 from scorefusion.evaluation.report import (  # noqa: E402
     PICTURE_WIDTH,
     Cell,
@@ -30,6 +29,7 @@ from scorefusion.evaluation.report import (  # noqa: E402
 )
 from scorefusion.evaluation.simulate import Setting  # noqa: E402
 from scorefusion.evaluation.suites import Suite, SuiteCase  # noqa: E402
+from scorefusion.evaluation.tables import document, write_benchmark  # noqa: E402
 from scorefusion.imaging.files import write_volume  # noqa: E402
 from scorefusion.imaging.volume import Volume  # noqa: E402
 

@@ -23,7 +23,6 @@ from scorefusion.datasets.datalist import read_datalist  # noqa: E402
 from scorefusion.errors import RequestError  # noqa: E402
 from scorefusion.evaluation import cli, meter  # noqa: E402
 from scorefusion.evaluation.benchmark import classical_methods, learned_methods, prepare, run_benchmark  # noqa: E402
-from scorefusion.evaluation.benchmark_report import document  # noqa: E402
 from scorefusion.evaluation.demo import run_demo  # noqa: E402
 from scorefusion.evaluation.metrics import data_residual  # noqa: E402
 from scorefusion.evaluation.models import Settings, sampling_plans  # noqa: E402
@@ -31,6 +30,7 @@ from scorefusion.evaluation.report import markdown  # noqa: E402
 from scorefusion.evaluation.rows import choose, gains  # noqa: E402
 from scorefusion.evaluation.simulate import CLASSICAL, Setting, simulate  # noqa: E402
 from scorefusion.evaluation.suites import Suite, SuiteCase, named_suite, suite_of  # noqa: E402
+from scorefusion.evaluation.tables import document  # noqa: E402
 from scorefusion.fusion.ensemble import PlaneEnsemble  # noqa: E402
 from scorefusion.fusion.inputs import InputLayout  # noqa: E402
 from scorefusion.fusion.members import Member  # noqa: E402

@@ -42,8 +42,7 @@ from scorefusion.evaluation.translation.baselines import draw_samples, fitted_ba
 from scorefusion.evaluation.translation.command import evaluate_translation, translators  # noqa: E402
 from scorefusion.evaluation.translation.direction import Direction, Input, common_direction  # noqa: E402
 from scorefusion.evaluation.translation.folds import check_folds, fold_prefixes, read_folds, refuse_seen  # noqa: E402
-from scorefusion.evaluation.translation.pairs import Pair, read_pair  # noqa: E402
-from scorefusion.evaluation.translation.tables import compare_translations  # noqa: E402
+from scorefusion.evaluation.translation.pairs import Pair, compare_translations, read_pair  # noqa: E402
 from scorefusion.fusion.inputs import InputLayout  # noqa: E402
 from scorefusion.imaging.files import write_volume  # noqa: E402
 from scorefusion.imaging.volume import Volume  # noqa: E402

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,27 +15,30 @@ from torch import Tensor
 from scorefusion.bundle.load import Model
 from scorefusion.bundle.store import find_bundle
 from scorefusion.datasets.spectrum import AxisReading, read_axes
-from scorefusion.errors import RequestError, VolumeError
-from scorefusion.evaluation.lesions import (
-    LesionRegion,
-    fluid_mask,
-    lesion_facts,
-    lesion_figures,
-    lesion_region,
-    read_lesion,
-)
+from scorefusion.errors import RequestError
+from scorefusion.evaluation.lesions import LesionRegion, fluid_mask, lesion_facts, lesion_figures, lesion_of
 from scorefusion.evaluation.meter import code_version, describe_machine
 from scorefusion.evaluation.metrics import calibration, noise_sigma, psnr_ceiling, score_volume
-from scorefusion.evaluation.models import RuleRow, Settings, load, model_methods, prefixes, restoring_rows
+from scorefusion.evaluation.models import (
+    AS_IT_IS,
+    RuleRow,
+    Settings,
+    load,
+    model_methods,
+    named,
+    prefixes,
+    restoring_rows,
+)
+from scorefusion.evaluation.pictures import Comparison, Panel, draw_comparison, figures_of
 from scorefusion.evaluation.regions import BrainRegion, brain_region
-from scorefusion.evaluation.rows import Benchmark, Loop, Made, Method, Row, title_of
+from scorefusion.evaluation.rows import Benchmark, Keep, Made, Method, Row, choose, run_all, title_of
 from scorefusion.evaluation.simulate import CLASSICAL, CoarseScan, Setting, simulate
-from scorefusion.evaluation.suites import Suite, SuiteCase, read_mask
+from scorefusion.evaluation.suites import Suite, SuiteCase, read_mask, read_one
+from scorefusion.evaluation.tables import write_benchmark
 from scorefusion.fusion.base import base_image
 from scorefusion.fusion.inputs import ModelInputs, acquisition_vector
-from scorefusion.imaging.files import read_volume
 from scorefusion.imaging.foreground import foreground_box, foreground_mask
-from scorefusion.imaging.grid import Box, Reorientation
+from scorefusion.imaging.grid import Box
 from scorefusion.imaging.intensity import IntensityScale, fit_intensity_scale
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Reporter
@@ -43,8 +47,6 @@ from scorefusion.run.restore import Restoration
 
 #: Voxels kept around what the truth is cropped to.
 MARGINS = {"foreground": 4, "brain": 16}
-
-Keep = Callable[["Subject", dict[str, Made], list[Row]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,15 +77,20 @@ class Subject:
 
     @property
     def apart(self) -> str | None:
-        return self.case.apart
+        return self.case.case.apart
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.truth.spatial_shape
 
+    @property
+    def width(self) -> float:
+        """Of the truth's range, scanner units."""
+        return self.scale.high - self.scale.low
+
     def unit(self, data: Tensor) -> Tensor:
         """Scanner units to the truth's range [0, 1]; nothing is clipped."""
-        return (data - self.scale.low) / (self.scale.high - self.scale.low)
+        return (data - self.scale.low) / self.width
 
     @property
     def unit_truth(self) -> Tensor:
@@ -126,10 +133,9 @@ class Subject:
         """All figures, in the brain and in the whole volume."""
         estimate, truth, brain = self.unit(made.data), self.unit_truth, self.brain.mask
         measured = self.unit(self.measured[0, 0])
-        figures = dict(vars(score_volume(estimate, truth, brain, self.scan.acquisition, measured)))
+        figures = asdict(score_volume(estimate, truth, brain, self.scan.acquisition, measured))
         if made.deviation is not None:
-            deviation = made.deviation / (self.scale.high - self.scale.low)
-            figures |= asdict(calibration(estimate, truth, deviation, brain))
+            figures |= asdict(calibration(estimate, truth, made.deviation / self.width, brain))
         return figures | lesion_figures(estimate, truth, self.lesion, brain)
 
 
@@ -141,21 +147,14 @@ def prepare(case: SuiteCase, setting: Setting, crop: str = "foreground") -> Subj
         setting: how it is scanned.
         crop: what to keep: the "foreground" (a head with its neck), or the "brain" with more margin, which is faster.
     """
-    volume, _ = read_volume(case.path, frame=case.case.frame).canonical()
-    if volume.data.shape[0] != 1:
-        msg = f"{volume.name} has {volume.data.shape[0]} channels; give one volume a case (key 'frame' for 4D files)"
-        raise VolumeError(msg)
-    mask = read_mask(case.case, volume)
-    brain = brain_region(volume, skull_stripped=case.case.skull_stripped, mask=mask)
+    volume = read_one(case.path, case.case.frame)
+    brain = brain_region(volume, skull_stripped=case.case.skull_stripped, mask=read_mask(case.case, volume))
     keep = brain.mask.numpy() if crop == "brain" else foreground_mask(volume.data)
     box = foreground_box(keep, MARGINS[crop], setting.block(volume.grid))
     truth = volume.crop(box)
     region = BrainRegion(brain.mask[box.slices].clone(), brain.how)
-    marked = read_lesion(case.case.masks, volume)
-    lesion = None
-    if marked is not None:
-        fluid = fluid_mask(torch.from_numpy(truth.data[0]), case.contrast, region.mask)
-        lesion = lesion_region(marked[1][box.slices], region.mask, marked[0], fluid)
+    fluid = partial(fluid_mask, torch.from_numpy(truth.data[0]), case.contrast, region.mask)
+    lesion = lesion_of(case.case.masks, volume, region.mask, fluid, box.slices)
     scale = fit_intensity_scale(truth.data)
     scan = simulate(truth, setting)
     unit = (torch.from_numpy(truth.data[0]) - scale.low) / (scale.high - scale.low)
@@ -199,8 +198,7 @@ def _request(model: Model, row: RuleRow, subject: Subject) -> Prepared:
     whole = Box((0, 0, 0), grid.spatial_shape)
     known = (acquisition, measured) if row.projected else (None, None)
     inputs = ModelInputs(base, acquisition_vector(acquisition))
-    as_it_is = Reorientation((0, 1, 2), (False, False, False))
-    return Prepared(model.section, as_it_is, grid, whole, inputs, base, scale, *known, *known)
+    return Prepared(model.section, AS_IT_IS, grid, whole, inputs, base, scale, *known, *known)
 
 
 def _finish(request: Prepared, result: Restoration) -> Made:
@@ -219,7 +217,7 @@ def run_benchmark(
     *,
     caption: dict[str, str] | None = None,
     reporter: Reporter | None = None,
-    keep: Keep | None = None,
+    keep: Keep[Subject] | None = None,
     kept: Sequence[str] | None = None,
     crop: str = "foreground",
 ) -> Benchmark:
@@ -235,9 +233,7 @@ def run_benchmark(
         kept: method keys; None = all.
         crop: see `prepare`.
     """
-    if crop not in MARGINS:
-        msg = f"--crop is {crop!r}; choose one of {', '.join(MARGINS)}"
-        raise RequestError(msg)
+    check_crop(crop)
     reporter = reporter or Reporter()
     device = next((method.device for method in methods if method.family == "model"), torch.device("cpu"))
     facts = {
@@ -247,18 +243,107 @@ def run_benchmark(
         "crop": f"each truth was cropped to its {crop} with {MARGINS[crop]} voxels of margin, then scanned",
         **(caption or {}),
     }
-    result = Benchmark(facts, {setting.name: setting.description for setting in settings})
+    benchmark = Benchmark(facts, {setting.name: setting.description for setting in settings})
     total = len(settings) * len(suite.cases) * len(methods)
-    loop: Loop[Subject] = Loop(result, lambda _: methods, total, reporter, keep, kept)
-    for setting in settings:
-        for case in suite.cases:
-            reporter.progress(f"{setting.name} {case.title}", len(result.rows), total)
-            subject = prepare(case, setting, crop)
-            if subject.doubtful_axes:
-                reporter.warning(
-                    "interpolated-axis",
-                    f"{case.title}: the truth has no real detail along {', '.join(subject.doubtful_axes)}, which "
-                    f"setting {setting.name} coarsens; its figures say little",
-                )
-            loop.add(subject)
-    return result
+
+    def subjects() -> Iterator[Subject]:
+        for setting in settings:
+            for case in suite.cases:
+                reporter.progress(f"{setting.name} {case.title}", len(benchmark.rows), total)
+                subject = prepare(case, setting, crop)
+                if subject.doubtful_axes:
+                    reporter.warning(
+                        "interpolated-axis",
+                        f"{case.title}: the truth has no real detail along {', '.join(subject.doubtful_axes)}, which "
+                        f"setting {setting.name} coarsens; its figures say little",
+                    )
+                yield subject
+
+    return run_all(benchmark, subjects(), lambda _: methods, total, reporter, keep, kept)
+
+
+def check_crop(crop: str) -> None:
+    """Raises RequestError where there is no such crop."""
+    if crop not in MARGINS:
+        msg = f"--crop is {crop!r}; choose one of {', '.join(MARGINS)}"
+        raise RequestError(msg)
+
+
+def evaluate(
+    suite: Suite,
+    settings: Sequence[str],
+    models: Sequence[str],
+    out: Path,
+    how: Settings | None = None,
+    *,
+    methods: Sequence[str] = (),
+    crop: str = "foreground",
+    pictures: bool = True,
+    reporter: Reporter | None = None,
+) -> tuple[Benchmark, list[Path]]:
+    """The command without its terminal. Returns the rows and the files written."""
+    how = how or Settings()
+    parsed = [Setting.parse(name) for name in settings]
+    rows = choose([*classical_methods(), *learned_methods(models, how, reporter)], methods)
+    gallery = Gallery(out, rows) if pictures else None
+    caption = {"model": named([find_bundle(name) for name in models]), "seed": how.words}
+    kept = gallery.wanted if gallery else ()
+    benchmark = run_benchmark(
+        suite, parsed, rows, caption=caption, reporter=reporter, keep=gallery, kept=kept, crop=crop
+    )
+    drawn = gallery.written if gallery else []
+    return benchmark, [*write_benchmark(benchmark, out, pictures=drawn), *drawn]
+
+
+class Gallery:
+    """Draws one PNG for each subject and setting, as soon as its scores are known.
+
+    Args:
+        folder: where the PNGs go.
+        methods: rows of the run; decides what is shown: the first of the main rules that ran, at its first plan.
+    """
+
+    def __init__(self, folder: Path, methods: Sequence[Method]) -> None:
+        self.folder = folder
+        self.written: list[Path] = []
+        keys = [method.key for method in methods]
+        baseline = next((key for key in ("cubic", "cubic+ibp", "linear") if key in keys), keys[0])
+        rules = ("fusion+proj", "average+proj", "plane+proj")
+        ours = [m.key for rule in rules for m in methods if m.rule == rule]
+        shown = ours[0] if ours else ("cubic+ibp" if "cubic+ibp" in keys else keys[-1])
+        # The method whose several samples give a deviation, if any was asked for.
+        unsure = next((key for key in ours if "uncertainty" in key), ours[-1] if ours else shown)
+        #: Method keys whose volumes are needed: the baseline, ours, and the one with a deviation.
+        self.wanted = [baseline, shown, unsure]
+
+    def __call__(self, subject: Subject, made: dict[str, Made], rows: list[Row]) -> None:
+        by_key = {row.method: row for row in rows}
+        below, ours, unsure = self.wanted
+        acquisition, setting, label = subject.scan.acquisition, subject.scan.setting, by_key[ours].label
+        baseline = "cubic" if below.startswith("cubic") else below
+        blocks = subject.unit(acquisition.upsample(subject.measured, "nearest")[0, 0])
+        spacing = " x ".join(f"{value:.3g}" for value in subject.scan.volume.spacing)
+        panels = [Panel("coarse scan", blocks.numpy(), f"{spacing} mm")]
+        title = "ScoreFusion" if by_key[ours].family == "model" else label.split(" (")[0]
+        for name, key in ((baseline, below), (title, ours)):
+            note = figures_of(by_key[key], "psnr_brain", "ssim_brain")
+            panels.append(Panel(name, subject.unit(made[key].data).numpy(), note, judged=True))
+        deviation, spread = made[unsure].deviation, None
+        if deviation is not None:
+            spread = Panel("uncertainty", (deviation / subject.width).numpy(), "one standard deviation")
+        caption = (
+            f"{setting.description}. {label}. Figures are for the brain ({subject.brain.how}). Radiological view. "
+            f"Close-up: where {baseline} errs most in that slice. Restored volumes are synthetic: not for diagnosis."
+        )
+        if subject.doubtful_axes:
+            letters = ", ".join(subject.doubtful_axes)
+            caption += f" The truth itself was interpolated along {letters}: its figures say little."
+        truth = Panel("truth", subject.unit_truth.numpy(), f"noise ceiling {subject.ceiling:.1f} dB")
+        # Across thick slices the detail was lost in the planes that cut them: show one of those.
+        axis = 1 if setting.kind == "thick" and setting.axis != 1 else 2
+        comparison = Comparison(
+            f"{subject.case.title}   {setting.name}", caption, subject.truth.spacing, subject.brain.mask.numpy(),
+            panels, truth, spread, axis,
+        )  # fmt: skip
+        name = f"{subject.name}_{subject.contrast or 'image'}_{setting.name}.png".replace("@", "-")
+        self.written.append(draw_comparison(comparison, self.folder / name))

@@ -34,53 +34,43 @@ Leave one person out: each is translated by the model that has not seen this per
     scorefusion evaluate --suite translation-loso --fold-model openms_07=fold-openms_07 --fold-model ... --out results
 """
 
-Models = Annotated[list[str] | None, typer.Option("--model", help="Name or folder of a model; several are compared.")]
-Split = Annotated[str, typer.Option(help="Which part of the datalist: train, val or test.")]
-Subjects = Annotated[str, typer.Option(help="Comma-separated: score these only.")]
-Seed = Annotated[int, typer.Option(help="Of the sampling noise.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 (any number) or mps.")]
-Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-JsonLines = Annotated[bool, typer.Option("--json", help="Report events as JSON lines on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+def _option(name: str, about: str, *short: str) -> Any:
+    return typer.Option(name, *short, help=about)
+
+
+Models = Annotated[list[str] | None, _option("--model", "Name or folder of a model; several are compared.")]
+Split = Annotated[str, _option("--split", "Which part of the datalist: train, val or test.")]
+Subjects = Annotated[str, _option("--subjects", "Comma-separated: score these only.")]
+Seed = Annotated[int, _option("--seed", "Of the sampling noise.")]
+Device = Annotated[str, _option("--device", "auto, cpu, cuda, cuda:0 (any number) or mps.")]
+Precision = Annotated[str, _option("--precision", "auto, float32, bfloat16 or float16.")]
+JsonLines = Annotated[bool, _option("--json", "Report events as JSON lines on standard output.")]
+Quiet = Annotated[bool, _option("--quiet", "No progress bar.", "-q")]
+_Datalist = Annotated[Path | None, typer.Argument(metavar="[DATALIST]", help="JSON list of sharp scans.")]
+_SUITE = "A named suite of the project's test data: test or val; for translation models translation-test, "
+_SUITE += "translation-val, translation-loso or jif-test; these take their volumes from DATALIST if one is given."
+_FOLDS = "SUBJECT=MODEL: a translation model that has not seen this person."
+_SETTING = "How scans are made coarse (not for translation): iso4, thick5, thick5@A, thick5g, inplane4, ... "
+_SETTING += "Default: iso4 and thick5."
+_METHODS = "Comma-separated: classical, model, nearest, cubic+ibp, fusion+proj, ...; for translation source, "
+_METHODS += "linear, histogram, fusion, ... Default: all."
+_PLANS = "Comma-separated presets, numbers of steps, uncertainty. Default: presets and 1."
 
 
 @app.command(epilog=EPILOG)
 def evaluate(
-    datalist: Annotated[Path | None, typer.Argument(metavar="[DATALIST]", help="JSON list of sharp scans.")] = None,
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            help="A named suite of the project's test data: test or val; for translation models translation-test, "
-            "translation-val, translation-loso or jif-test; these take their volumes from DATALIST if one is given."
-        ),
-    ] = None,
+    datalist: _Datalist = None,
+    suite: Annotated[str | None, _option("--suite", _SUITE)] = None,
     split: Split = "test",
     models: Models = None,
-    fold_models: Annotated[
-        list[str] | None,
-        typer.Option("--fold-model", help="SUBJECT=MODEL: a translation model that has not seen this person."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--setting",
-            help="How scans are made coarse (not for translation): iso4, thick5, thick5@A, thick5g, inplane4, ... "
-            "Default: iso4 and thick5.",
-        ),
-    ] = None,
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Comma-separated: classical, model, nearest, cubic+ibp, fusion+proj, ...; for translation source, "
-            "linear, histogram, fusion, ... Default: all."
-        ),
-    ] = "",
-    plans: Annotated[
-        str, typer.Option(help="Comma-separated presets, numbers of steps, uncertainty. Default: presets and 1.")
-    ] = "",
+    fold_models: Annotated[list[str] | None, _option("--fold-model", _FOLDS)] = None,
+    settings: Annotated[list[str] | None, _option("--setting", _SETTING)] = None,
+    methods: Annotated[str, _option("--methods", _METHODS)] = "",
+    plans: Annotated[str, _option("--plans", _PLANS)] = "",
     subjects: Subjects = "",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")] = Path("evaluation"),
-    crop: Annotated[str, typer.Option(help="Score the foreground, or only the brain's surroundings: brain.")] = (
+    out: Annotated[Path, _option("--out", "Folder for tables and pictures.", "-o")] = Path("evaluation"),
+    crop: Annotated[str, _option("--crop", "Score the foreground, or only the brain's surroundings: brain.")] = (
         "foreground"
     ),
     pictures: Annotated[bool, typer.Option(help="Draw a PNG for each scan and setting.")] = True,
@@ -92,20 +82,18 @@ def evaluate(
 ) -> None:
     """Restore simulated coarse scans, or translate contrasts, by every method, and score against the truth."""
     with listening(json_lines, quiet) as sink, Stop() as stop:
-        from scorefusion.evaluation import benchmark_report as restoration
+        from scorefusion.evaluation import benchmark as restoration
         from scorefusion.evaluation.models import Settings
         from scorefusion.evaluation.report import print_report
         from scorefusion.evaluation.suites import find_pair_suite, find_suite
-        from scorefusion.evaluation.translation import command, tables
+        from scorefusion.evaluation.tables import terminal
+        from scorefusion.evaluation.translation import command
         from scorefusion.progress import Reporter
 
-        how = Settings(split_words(plans) or None, seed, device, precision)
         names, folds, persons = models or [], fold_models or [], split_words(subjects)
-        common: dict[str, Any] = {
-            "methods": split_words(methods),
-            "pictures": pictures,
-            "reporter": Reporter(sink, stop.requested),
-        }
+        how = Settings(split_words(plans) or None, seed, device, precision)
+        reporter = Reporter(sink, stop.requested)
+        common: dict[str, Any] = {"methods": split_words(methods), "pictures": pictures, "reporter": reporter}
         if command.asks_for_translation(names, folds, suite):
             for name, given in (("--setting", settings), ("--crop", crop != "foreground")):
                 if given:
@@ -113,17 +101,12 @@ def evaluate(
                     raise RequestError(msg)
             pairs = find_pair_suite(datalist, suite, split, persons, leave_one_out=bool(folds))
             found, paths = command.evaluate_translation(pairs, names, folds, out, how, **common)
-            said = tables.terminal(found)
         else:
-            chosen = find_suite(datalist, suite, split, persons)
-            found, paths = restoration.evaluate(
-                chosen, settings or ["iso4", "thick5"], names, out, how, crop=crop, **common
-            )
-            said = restoration.terminal(found)
+            chosen, wanted = find_suite(datalist, suite, split, persons), settings or ["iso4", "thick5"]
+            found, paths = restoration.evaluate(chosen, wanted, names, out, how, crop=crop, **common)
         if not (json_lines or quiet):
-            print_report(found.caption, *said)
-            for path in paths:
-                typer.echo(f"Written: {path}")
+            tables, sentences = terminal(found)
+            print_report(found.caption, tables, [*sentences, *(f"Written: {path}" for path in paths)])
         sink({"event": "result", "output": paths[0], "files": paths})
 
 

@@ -22,15 +22,16 @@ from scorefusion.cli.console import listening
 from scorefusion.cli.stop import Stop
 from scorefusion.datasets.case import Case
 from scorefusion.errors import RequestError
-from scorefusion.evaluation.benchmark import Subject, classical_methods, run_benchmark
-from scorefusion.evaluation.benchmark_report import Gallery, terminal, write_benchmark
-from scorefusion.evaluation.models import named
+from scorefusion.evaluation.benchmark import Gallery, Subject, classical_methods, run_benchmark
+from scorefusion.evaluation.cli import Device, Seed
+from scorefusion.evaluation.models import named, stopped
 from scorefusion.evaluation.regions import rough_brain_mask
 from scorefusion.evaluation.report import print_report
 from scorefusion.evaluation.rows import Benchmark, Made, Method, Row
 from scorefusion.evaluation.sample_data import sample_head
 from scorefusion.evaluation.simulate import Setting
 from scorefusion.evaluation.suites import Suite, SuiteCase
+from scorefusion.evaluation.tables import terminal, write_benchmark
 from scorefusion.imaging.files import read_volume, write_volume
 from scorefusion.imaging.foreground import foreground_box
 from scorefusion.imaging.grid import Box
@@ -44,10 +45,10 @@ SUBJECT = "colin27"
 MARGIN = 14  # voxels around the brain: enough head to see, little enough to be quick
 QUICK_SHAPE = (80, 70, 90)  # voxels of the block that --quick restores
 
-#: What is restored, by name; samples of two steps have enough spread for a map, and are quick.
-PLANS: dict[str, dict[str, Any]] = {
-    "fast": {"preset": "fast"},
-    "uncertainty": {"preset": "fast", "steps": 2, "samples": 4, "uncertainty": True},
+#: What is restored, by name: label and options; samples of two steps have enough spread for a map, and are quick.
+PLANS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fast": ("fast", {"preset": "fast"}),
+    "uncertainty": ("fast, 2 steps, 4 samples", {"preset": "fast", "steps": 2, "samples": 4, "uncertainty": True}),
 }
 
 
@@ -78,36 +79,31 @@ def run_demo(
     name = chosen.name.replace("@", "-")
     coarse = output / f"coarse_{name}.nii.gz"
     coarse.unlink(missing_ok=True)
-    ours = []
-    for plan, options in PLANS.items():
-        told = ", ".join(str(v) if k == "preset" else f"{v} {k}" for k, v in options.items() if k != "uncertainty")
+    methods = classical_methods()
+    for plan, (told, options) in PLANS.items():
         make = partial(_restore, coarse, bundle, {**options, "seed": seed, "device": device}, reporter)
         label = f"{bundle.id} ({told})"
-        ours.append(Method(f"fusion+proj@{plan}", label, "model", make, device=pick_device(device)))
-    methods = [*classical_methods(), *ours]
+        methods.append(Method(f"fusion+proj@{plan}", label, "model", make, device=pick_device(device)))
     gallery = Gallery(output, methods)
-    written: list[Path] = [coarse]
+    written = [coarse]
 
     def keep(subject: Subject, made: dict[str, Made], rows: list[Row]) -> None:
-        volumes = {"truth": subject.truth}
-        unsure = made["fusion+proj@uncertainty"].deviation
-        kept = {"cubic": made["cubic"].data, "restored": made["fusion+proj@fast"].data, "uncertainty": unsure}
-        volumes |= {
-            what: subject.truth.with_data(data[None].numpy()) for what, data in kept.items() if data is not None
+        kept = {
+            "truth": subject.truth.data,
+            "cubic": made["cubic"].data[None].numpy(),
+            "restored": made["fusion+proj@fast"].data[None].numpy(),
         }
-        for what, volume in volumes.items():
+        if (unsure := made["fusion+proj@uncertainty"].deviation) is not None:
+            kept["uncertainty"] = unsure[None].numpy()
+        for what, data in kept.items():
             written.append(output / f"{what}_{name}.nii.gz")
-            write_volume(volume, written[-1])
+            write_volume(subject.truth.with_data(data), written[-1])
         gallery(subject, made, rows)
 
+    suite = Suite("sample head (Colin 27)" if head is None else head.name, "demo", (case,))
+    about = {"model": named([bundle]), "seed": str(seed)}
     benchmark = run_benchmark(
-        Suite("sample head (Colin 27)" if head is None else head.name, "demo", (case,)),
-        [chosen],
-        methods,
-        caption={"model": named([bundle]), "seed": str(seed)},
-        reporter=reporter,
-        keep=keep,
-        kept=gallery.wanted,
+        suite, [chosen], methods, caption=about, reporter=reporter, keep=keep, kept=gallery.wanted
     )
     return benchmark, [*written, *gallery.written, *write_benchmark(benchmark, output, "demo", gallery.written)]
 
@@ -117,13 +113,9 @@ def _restore(coarse: Path, bundle: Bundle, options: dict[str, Any], reporter: Re
     setting, grid = subject.scan.setting, subject.truth.grid
     if not coarse.exists():
         write_volume(subject.scan.volume, coarse)
-
-    def cancelled() -> bool:
-        reporter.check_cancelled()
-        return False
-
-    slices: dict[str, Any] = {"thickness": setting.amount, "axis": setting.axis} if setting.kind == "thick" else {}
-    result = translate(coarse, bundle, spacing=grid.spacing, cancelled=cancelled, **slices, **options)
+    if setting.kind == "thick":
+        options = {**options, "thickness": setting.amount, "axis": setting.axis}
+    result = translate(coarse, bundle, spacing=grid.spacing, cancelled=partial(stopped, reporter), **options)
     if not result.volume.grid.is_close(grid, tolerance_mm=0.01):
         msg = f"the restored grid {result.volume.grid} is not the truth's {grid}; choose another --setting"
         raise RequestError(msg)
@@ -161,19 +153,18 @@ def demo(
     setting: Annotated[str, typer.Option(help="How the scan is made coarse: thick5, iso4, ...")] = "thick5",
     head: Annotated[Path | None, typer.Option(help="Another T1-weighted head, instead of the sample.")] = None,
     quick: Annotated[bool, typer.Option(help="Only a block from the middle of the brain: seconds.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 (any number) or mps.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the sampling noise.")] = 0,
+    device: Device = "auto",
+    seed: Seed = 0,
 ) -> None:
     """Make a real head coarse, restore it, and show what came back: NIfTI files, a picture, a table."""
     with listening(False) as sink, Stop() as stop:
-        begin = time.monotonic()
-        reporter = Reporter(sink, stop.requested)
+        begin, reporter = time.monotonic(), Reporter(sink, stop.requested)
         benchmark, written = run_demo(
             output, model=model, setting=setting, head=head, quick=quick, device=device, seed=seed, reporter=reporter
         )
-        lines = [f"Written: {path}" for path in written]
         tables, gains = terminal(benchmark)
-        print_report(benchmark.caption, tables, [*gains, *lines, f"Seconds: {time.monotonic() - begin:.0f}"])
+        lines = [*gains, *(f"Written: {path}" for path in written), f"Seconds: {time.monotonic() - begin:.0f}"]
+        print_report(benchmark.caption, tables, lines)
 
 
 if __name__ == "__main__":

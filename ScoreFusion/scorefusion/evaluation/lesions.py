@@ -8,7 +8,7 @@ each contrast. The sign stays: a lesion that turns from bright to dark is no sma
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefusion.errors import VolumeError
 from scorefusion.evaluation.regions import three_classes
-from scorefusion.imaging.files import read_volume
+from scorefusion.evaluation.suites import read_one
 from scorefusion.imaging.volume import Volume
 
 RING = (2.0, 6.0)  # voxels from the lesion: nearest and farthest of the ring
@@ -56,16 +55,33 @@ class LesionScore:
     mae_elsewhere: float  # in the rest of the brain
 
 
+def lesion_of(
+    masks: Mapping[str, Path],
+    like: Volume,
+    brain: Tensor,
+    fluid: Callable[[], Tensor | None] = lambda: None,
+    box: tuple[slice, ...] = (),
+) -> LesionRegion | None:
+    """Of a case's masks, the lesion (or tumour) on the grid of `like`, cut to `box`; None without one.
+
+    Args:
+        brain: bool `(I, J, K)`, already cut.
+        fluid: asked for what is kept out of the ring, if there is a lesion.
+    """
+    marked = read_lesion(masks, like)
+    return None if marked is None else lesion_region(marked[1][box], brain, marked[0], fluid())
+
+
 def lesion_region(
     mask: Tensor, brain: Tensor, kind: str = "lesion", fluid: Tensor | None = None
 ) -> LesionRegion | None:
     """The lesion `mask` and its ring, both inside `brain`, all bool `(I, J, K)`; None where either has too few voxels.
     `fluid` is kept out of the ring, see `fluid_mask`."""
-    import SimpleITK as sitk
-
     inside = mask & brain
     if int(inside.sum()) < LEAST_VOXELS:
         return None
+    import SimpleITK as sitk
+
     # SimpleITK's own axis order does not matter: the array that comes out lies as the one that went in.
     image = sitk.GetImageFromArray(mask.numpy().astype("uint8"))
     signed = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=False)
@@ -104,17 +120,17 @@ def score_lesion(estimate: Tensor, truth: Tensor, region: LesionRegion, brain: T
 
 def lesion_figures(estimate: Tensor, truth: Tensor, region: LesionRegion | None, brain: Tensor) -> dict[str, float]:
     """The score by name; nothing where there is no lesion."""
-    if region is None:
-        return {}
-    return {f"lesion_{name}": value for name, value in vars(score_lesion(estimate, truth, region, brain)).items()}
+    found = {} if region is None else vars(score_lesion(estimate, truth, region, brain))
+    return {f"lesion_{name}": value for name, value in found.items()}
 
 
 def lesion_facts(truth: Tensor, region: LesionRegion | None) -> dict[str, Any]:
     """What the report says of the lesion in the truth; `lesion` is None where there is none."""
     if region is None:
         return {"lesion": None}
-    contrast = dict(zip(("contrast", "cnr"), lesion_contrast(truth, region), strict=True))
-    return {"lesion": region.kind, "lesion_voxels": int(region.inside.sum()), "lesion_truth": contrast}
+    contrast, cnr = lesion_contrast(truth, region)
+    own = {"contrast": contrast, "cnr": cnr}
+    return {"lesion": region.kind, "lesion_voxels": int(region.inside.sum()), "lesion_truth": own}
 
 
 def read_lesion(masks: Mapping[str, Path], like: Volume) -> tuple[str, Tensor] | None:
@@ -123,11 +139,4 @@ def read_lesion(masks: Mapping[str, Path], like: Volume) -> tuple[str, Tensor] |
     kind = next((name for name in KINDS if name in masks), None)
     if kind is None:
         return None
-    volume, _ = read_volume(masks[kind]).canonical()
-    if not volume.grid.is_close(like.grid, tolerance_mm=0.01):
-        msg = (
-            f"the {kind} mask {masks[kind]} is not on the grid of {like.name} ({volume.spatial_shape} against "
-            f"{like.spatial_shape} voxels, or another place); resample it onto that grid, or take it off the case"
-        )
-        raise VolumeError(msg)
-    return kind, torch.from_numpy(volume.data[0] > 0)
+    return kind, torch.from_numpy(read_one(masks[kind], like=like).data[0] > 0)

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 
 from scorefusion.version import __version__
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS, _CLEAR, _CPUINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,8 @@ class Meter:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         elif _CLEAR.exists():
-            try:
+            with suppress(OSError):  # where it is not allowed, the mark is the process's highest so far
                 _CLEAR.write_text("5")  # a new high-water mark
-            except OSError:  # not allowed in this container: the mark is then the process's highest so far
-                pass
         self._start = time.perf_counter()
         return self
 
@@ -66,10 +65,8 @@ def peak_memory(device: torch.device | str = "cpu") -> int:
     unknown."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    if _STATUS.exists():
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if _STATUS.exists() and (mark := _STATUS.read_text().partition("VmHWM:")[2]):
+        return int(mark.split()[0]) * 1024
     try:
         import resource
     except ImportError:  # Windows
@@ -83,17 +80,11 @@ def describe_machine(device: torch.device | str = "cpu") -> str:
     if torch.device(device).type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_processor()}, {torch.get_num_threads()} threads"
+        name = ""
+        with suppress(OSError):
+            name = _CPUINFO.read_text().partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
+        name = f"{name or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
     return f"{name}, {platform.system()} {platform.machine()}, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def code_version() -> str:

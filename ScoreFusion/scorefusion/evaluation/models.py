@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -19,7 +20,8 @@ from scorefusion.bundle.load import Model, load_model
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.rows import Made, Method
 from scorefusion.fusion.planes import Plane
-from scorefusion.fusion.rules import ScoreFusion, VolumeRule
+from scorefusion.fusion.rules import FusionRule, ScoreFusion, VolumeRule
+from scorefusion.imaging.grid import Reorientation
 from scorefusion.pipeline import sample_prepared, uncertainty_plan
 from scorefusion.progress import Event, Reporter
 from scorefusion.run.devices import inference_settings, pick_device, pick_precision
@@ -29,6 +31,8 @@ from scorefusion.run.restore import Restoration
 
 #: Plans of more evaluations than this run with the main rules only.
 COSTLY = 12
+#: What is scored lies in RAS+ order already.
+AS_IT_IS = Reorientation((0, 1, 2), (False, False, False))
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,10 @@ def rule_rows(model: Model) -> list[RuleRow]:
         return [RuleRow("regression", "3D U-Net regression", "volume")]
     if model.bundle.volume_kind == "diffusion":
         return [RuleRow("volume", "3D diffusion alone", "volume", main=True)]
-    rows = [RuleRow("alternating", "alternating planes", "alternating")]
-    rows.append(RuleRow("average", "plane average", "average", main=True))
+    rows = [
+        RuleRow("alternating", "alternating planes", "alternating"),
+        RuleRow("average", "plane average", "average", main=True),
+    ]
     planes = sorted(plane.value for plane in model.planes)
     if isinstance(model.rule, ScoreFusion):
         rows.append(RuleRow("fusion", "fusion", "fusion", main=True))
@@ -144,6 +150,7 @@ def model_methods(
         prefix: before keys and labels, where several models are compared.
         all_rows: costly plans run with every rule.
     """
+    heard = Reporter(partial(_pass_warnings, reporter), partial(stopped, reporter))
     methods = []
     for name, plan in sampling_plans(model.bundle, settings.plans).items():
         for row in rows:
@@ -152,7 +159,6 @@ def model_methods(
             if plan.steps * plan.samples > COSTLY and not (row.main or row.on_request or all_rows):
                 continue
             rule = model.choose_rule(row.rule)
-            device = next(rule.parameters()).device
             steps = f"{plan.steps} step{'s' if plan.steps > 1 else ''}"
             steps += f", {plan.samples} samples" if plan.samples > 1 else ""
             label = f"{prefix}{row.label} ({'' if name.isdigit() else f'{name}: '}{steps})"
@@ -160,19 +166,22 @@ def model_methods(
 
             def make(subject: Any, row: RuleRow = row, plan: SamplingPlan = plan) -> Made:
                 request, rule = prepare(model, row, subject), model.choose_rule(row.rule)
-                where, heard = next(rule.parameters()).device, _quiet(reporter)
                 with inference_settings():
-                    result, _ = sample_prepared(model, rule, request, plan, settings.seed, where, heard)
+                    result, _ = sample_prepared(model, rule, request, plan, settings.seed, _device(rule), heard)
                 return finish(request, result)
 
-            modules = (*model.ensemble.plane_networks, *networks)
-            methods.append(Method(f"{prefix}{row.key}@{name}", label, "model", make, modules, device, row.on_request))
+            modules, key = (*model.ensemble.plane_networks, *networks), f"{prefix}{row.key}@{name}"
+            methods.append(Method(key, label, "model", make, modules, _device(rule), row.on_request))
     return methods
+
+
+def _device(rule: FusionRule) -> torch.device:
+    return next(rule.parameters()).device
 
 
 def load(bundle: Bundle, settings: Settings) -> Model:
     """A bundle's networks, on the device and in the number format asked for."""
-    device: torch.device = pick_device(settings.device)
+    device = pick_device(settings.device)
     return load_model(bundle, device, pick_precision(settings.precision, device))
 
 
@@ -186,15 +195,13 @@ def prefixes(bundles: Sequence[Bundle]) -> list[str]:
     return [f"{bundle.id}:" if len(bundles) > 1 else "" for bundle in bundles]
 
 
-def _quiet(reporter: Reporter) -> Reporter:
-    """Passes warnings and the wish to stop on; the progress of one sampling is not that of the table."""
+def stopped(reporter: Reporter) -> bool:
+    """Raises Cancelled if the user wants to stop; else False."""
+    reporter.check_cancelled()
+    return False
 
-    def stop() -> bool:
-        reporter.check_cancelled()
-        return False
 
-    def sink(event: Event) -> None:
-        if event["event"] == "warning":
-            reporter.warning(event["code"], event["message"])
-
-    return Reporter(sink, stop)
+def _pass_warnings(reporter: Reporter, event: Event) -> None:
+    """The progress of one sampling is not that of the table."""
+    if event["event"] == "warning":
+        reporter.warning(event["code"], event["message"])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from scorefusion.evaluation.rows import Row
+
 INK, FAINT, PAPER, MARK = "#e9edf2", "#8b95a3", "#0c0f14", "#ffb454"
 CLOSE_UP_MM = 48.0
 COLUMN_INCHES, CAPTION_POINTS = 2.3, 8.5
@@ -73,6 +75,11 @@ class _View:
         return counts[0] * spacing[across], counts[1] * spacing[up]
 
 
+def figures_of(row: Row, psnr: str, ssim: str) -> str:
+    """What stands under the title of a judged panel."""
+    return f"{row[psnr]:.2f} dB   SSIM {row[ssim]:.3f}"
+
+
 def draw_comparison(comparison: Comparison, path: Path, *, dpi: int = 150) -> Path:
     """Draw and save a PNG.
 
@@ -104,28 +111,26 @@ def draw_comparison(comparison: Comparison, path: Path, *, dpi: int = 150) -> Pa
 
     write(left, high - 0.22, comparison.title, 17, color=INK, fontweight="bold", va="top")
     y = high - top
-    for row, (view, height) in enumerate(zip(views, heights, strict=True)):
+    for row, (view, size, height) in enumerate(zip(views, sizes, heights, strict=True)):
         y -= height
-        last = row == len(views) - 1
         write(0.24, y + height / 2, view.name, 11, rotation=90, ha="center", va="center")
         for number, (panel, colours, limit) in enumerate(columns):
             x = left + number * (COLUMN_INCHES + gap)
             axes = place(x, y, COLUMN_INCHES, height)
-            width_mm, height_mm = sizes[row]
             image = axes.imshow(
                 view.of(panel.data), cmap=colours, vmin=0.0, vmax=limit, origin="lower",
-                extent=(0, width_mm, 0, height_mm), interpolation="nearest", aspect="equal",
+                extent=(0, size[0], 0, size[1]), interpolation="nearest", aspect="equal",
             )  # fmt: skip
             axes.set_axis_off()
             if number == 0:
-                _marks(axes, view, 50.0 if row == 0 else 10.0 if last else 0.0)
+                _marks(axes, view, 50.0 if row == 0 else 10.0 if view.window else 0.0)
             if view.axis == comparison.close_up_axis and view.window is None:
-                _frame(axes, views[-1], view, shape, spacing)
+                _frame(axes, views[-1], shape, spacing)
             if row == 0:
                 middle = x + COLUMN_INCHES / 2
                 write(middle, y + height + 0.3, panel.title, 12, color=INK, ha="center", va="bottom")
                 write(middle, y + height + 0.1, panel.note, 9.5, ha="center", va="bottom")
-            if last and colours != "gray":
+            if view.window and colours != "gray":
                 bar = place(x + 0.12 * COLUMN_INCHES, bottom - 0.26, 0.76 * COLUMN_INCHES, 0.08)
                 figure.colorbar(image, cax=bar, orientation="horizontal").outline.set_visible(False)
                 bar.tick_params(colors=FAINT, labelsize=8, length=0, pad=2)
@@ -184,27 +189,27 @@ def _marks(axes: Axes, view: _View, length_mm: float) -> None:
     """Orientation (not in a close-up) and a scale bar (0 = none), on the first column, outlined to be legible."""
     from matplotlib import patheffects
 
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        axes.text(x, y, text, transform=axes.transAxes, path_effects=outline, **style)
+
     outline = [patheffects.withStroke(linewidth=2.0, foreground="black")]
     if view.window is None:
-        style: dict[str, Any] = {"color": MARK, "fontsize": 9, "transform": axes.transAxes, "path_effects": outline}
-        axes.text(0.02, 0.5, view.letters[0], ha="left", va="center", **style)
-        axes.text(0.98, 0.5, view.letters[1], ha="right", va="center", **style)
-        axes.text(0.5, 0.99, view.letters[2], ha="center", va="top", **style)
+        places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.99, "center", "top"))
+        for letter, (x, y, ha, va) in zip(view.letters, places, strict=True):
+            write(x, y, letter, color=MARK, fontsize=9, ha=ha, va=va)
     if length_mm:
-        (low_x, high_x), (low_y, high_y) = axes.get_xlim(), axes.get_ylim()
-        x, y = low_x + 0.04 * (high_x - low_x), low_y + 0.035 * (high_y - low_y)
-        axes.plot([x, x + length_mm], [y, y], color=INK, linewidth=2, solid_capstyle="butt", path_effects=outline)
-        middle, above, said = x + length_mm / 2, y + 0.015 * (high_y - low_y), f"{length_mm:g} mm"
-        axes.text(middle, above, said, color=INK, fontsize=8, ha="center", va="bottom", path_effects=outline)
-        axes.set(xlim=(low_x, high_x), ylim=(low_y, high_y))
+        length = length_mm / axes.get_xlim()[1]
+        bar: dict[str, Any] = {"color": INK, "linewidth": 2, "solid_capstyle": "butt", "path_effects": outline}
+        axes.plot([0.04, 0.04 + length], [0.035, 0.035], transform=axes.transAxes, **bar)
+        write(0.04 + length / 2, 0.05, f"{length_mm:g} mm", color=INK, fontsize=8, ha="center", va="bottom")
 
 
-def _frame(axes: Axes, close_up: _View, view: _View, shape: Sequence[int], spacing: Sequence[float]) -> None:
+def _frame(axes: Axes, close_up: _View, shape: Sequence[int], spacing: Sequence[float]) -> None:
     """Where the close-up lies."""
     from matplotlib.patches import Rectangle
 
     assert close_up.window is not None
-    across, up = (axis for axis in range(3) if axis != view.axis)
+    across, up = (axis for axis in range(3) if axis != close_up.axis)
     horizontal, vertical = close_up.window
     corner = ((shape[across] - horizontal.stop) * spacing[across], vertical.start * spacing[up])
     axes.add_patch(Rectangle(corner, *close_up.size_mm(shape, spacing), fill=False, edgecolor=MARK, linewidth=0.8))

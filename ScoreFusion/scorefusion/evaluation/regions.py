@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scorefusion.imaging.volume import Volume
 
 EROSION = 2  # voxels taken off the mask on every side before scoring
+WHOLE_HEAD = "the whole head"  # how a region begins that is no brain
 STRIPPED_SHARE = 0.6  # a rough brain that fills this share of the foreground: there is no skull in the volume
 
 

@@ -1,4 +1,4 @@
-"""The one report: tables with a column a person, as Markdown, one HTML page, CSV, JSON and on the terminal."""
+"""The one report: tables as Markdown, one HTML page, CSV, JSON and on the terminal."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from scorefusion.evaluation.lesions import HOW
-from scorefusion.evaluation.rows import Benchmark, Row, by_label, values_of
+from scorefusion.evaluation.rows import Benchmark
 from scorefusion.progress import jsonable
 
 PICTURE_WIDTH, JPEG_QUALITY = 1600, 80  # of pictures inside the page; the full ones stay beside it
-FEW = "Means are over persons, with the smallest and the largest value; no significance is claimed from so few."
-THROUGH_PLANE = "Slice-to-slice change beside the truth's (1 = as the truth, below = too smooth)"
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,6 @@ class Cell:
     text: str
     value: float | None = None
     best: bool = False
-
-
-Column = tuple[str, str, str]  # heading, figure, format
 
 
 @dataclass(frozen=True)
@@ -73,136 +67,21 @@ class Report:
 
 
 def number(value: float, form: str, *, best: bool = False) -> Cell:
-    """One figure in a format such as `.2f`; a dash where there is none (nan)."""
-    return Cell("-") if math.isnan(value) else Cell(format(value, form), value, best)
+    """One figure in a format such as `.2f` (`GiB`: of bytes); a dash where there is none (nan)."""
+    if math.isnan(value):
+        return Cell("-")
+    return Cell(f"{value / 2**30:.2f} GiB" if form == "GiB" else format(value, form), value, best)
 
 
-def mean_and_range(values: Sequence[float], form: str) -> Cell:
+def mean_and_range(values: Sequence[float], form: str, *, ranged: bool = True) -> Cell:
     """`mean (smallest to largest)`; the mean alone where there is one value, a dash where there is none."""
     known = [value for value in values if not math.isnan(value)]
-    if not known:
-        return Cell("-")
-    mean = sum(known) / len(known)
-    extent = f" ({min(known):{form}} to {max(known):{form}})" if len(known) > 1 else ""
-    return Cell(f"{mean:{form}}{extent}", mean)
+    mean = number(sum(known) / len(known) if known else math.nan, form)
+    extent = f" ({min(known):{form}} to {max(known):{form}})" if ranged and len(known) > 1 else ""
+    return Cell(f"{mean.text}{extent}", mean.value)
 
 
-def pair(psnr: float, ssim: float, *, best: bool = False) -> Cell:
-    """`PSNR / SSIM` of one volume."""
-    return Cell("-") if math.isnan(psnr) else Cell(f"{psnr:.2f} / {ssim:.4f}", psnr, best)
-
-
-def heading(facts: Mapping[str, Any]) -> str:
-    """A person's name, with † for a truth that says little and * for one kept out of the mean."""
-    return f"{facts['title']}{'†' if facts.get('doubtful_axes') else ''}{'*' if facts['apart'] else ''}"
-
-
-def score_table(
-    title: str, rows: Sequence[Row], facts: Sequence[Mapping[str, Any]], figures: tuple[str, str], best_by: str
-) -> Table:
-    """Methods by persons: PSNR and SSIM, then mean and range; the best of a column stands out."""
-    tops = {f["title"]: max((r[best_by] for r in rows if r.title == f["title"]), default=math.nan) for f in facts}
-    lines: list[list[Cell | str]] = []
-    for label, group in by_label(rows).items():
-        own = {row.title: row for row in group}
-        line: list[Cell | str] = [label]
-        for name, top in tops.items():
-            row = own.get(name)
-            line.append("-" if row is None else pair(row[figures[0]], row[figures[1]], best=row[best_by] == top))
-        psnr, ssim = (
-            mean_and_range(values_of(group, figures[0]), ".2f"),
-            mean_and_range(values_of(group, figures[1]), ".4f"),
-        )
-        lines.append([*line, Cell("-") if psnr.value is None else Cell(f"{psnr.text} / {ssim.text}", psnr.value)])
-    return Table(title, ["method", *map(heading, facts), "mean (range)"], lines)
-
-
-def mean_table(
-    title: str, rows: Sequence[Row], columns: Sequence[Column], note: str = "", show: Callable[..., Cell] | None = None
-) -> Table:
-    """Methods by figures: mean and range over persons, or the mean alone if `show` is `mean_only`."""
-    lines: list[list[Cell | str]] = [
-        [label, *((show or mean_and_range)(values_of(group, figure), form) for _, figure, form in columns)]
-        for label, group in by_label(rows).items()
-    ]
-    return Table(title, ["method", *(name for name, _, _ in columns)], lines, note)
-
-
-def mean_only(values: Sequence[float], form: str) -> Cell:
-    """The mean; `GiB` as a format is for bytes."""
-    mean = sum(values) / len(values) if values else math.nan
-    if form == "GiB":
-        return Cell("-") if math.isnan(mean) else Cell(f"{mean / 2**30:.2f} GiB", mean)
-    return number(mean, form)
-
-
-COST: tuple[Column, ...] = (
-    ("seconds", "seconds", ".2f"), ("slice passes", "slice_passes", ".0f"), ("volume passes", "volume_passes", ".0f"),
-    ("peak memory", "peak_bytes", "GiB"),
-)  # fmt: skip
-ALONG: tuple[Column, ...] = tuple((f"along {letter}", f"through_plane_{axis}", ".2f") for letter, axis in
-                                  zip("RAS", "ijk", strict=True))  # fmt: skip
-
-
-def row_table(rows: Sequence[Row], who: str, columns: Sequence[Column]) -> Table:
-    """One line per person and method."""
-    lines: list[list[Cell | str]] = [
-        [f"{row.title}, {row.label}", *(number(row[f], form) for _, f, form in columns)] for row in rows
-    ]
-    return Table("Every row", [f"{who}, method", *(name for name, _, _ in columns)], lines)
-
-
-_LESION: tuple[Column, ...] = (
-    ("contrast (of the range)", "lesion_contrast", "+.3f"), ("contrast kept", "lesion_kept", ".0%"),
-    ("CNR", "lesion_cnr", "+.2f"), ("CNR, relative error", "lesion_cnr_error", "+.0%"),
-    ("MAE in the lesion", "lesion_mae", ".4f"), ("MAE in the rest of the brain", "lesion_mae_elsewhere", ".4f"),
-)  # fmt: skip
-
-
-def lesion_sections(rows: Sequence[Row], facts: Sequence[Mapping[str, Any]], title: str) -> list[Section]:
-    """Every method's lesions beside the truth's; none where no case has a mask."""
-    lines: list[list[Cell | str]] = []
-    for about in facts:
-        if about["lesion"] is None:
-            continue
-        name, truth = about["title"], about["lesion_truth"]
-        what = f"{name} ({about['lesion']}, {about['lesion_voxels']} voxels): truth"
-        lines.append([what, number(truth["contrast"], "+.3f"), "", number(truth["cnr"], "+.2f"), "", "", ""])
-        for row in rows:
-            if row.title == name and "lesion_mae" in row.figures:
-                figures = {**row.figures, "lesion_kept": 1.0 + row["lesion_contrast_error"]}
-                lines.append([f"{name}: {row.label}", *(number(figures[f], form) for _, f, form in _LESION)])
-    if not lines:
-        return []
-    tables = [Table("Lesions", ["volume: image", *(head for head, _, _ in _LESION)], lines)]
-    return [Section(title, [HOW, *lesion_sentences(rows)], tables)]
-
-
-def lesion_sentences(rows: Sequence[Row]) -> list[str]:
-    """One sentence a model method: how much of the lesions' contrast is left, over persons."""
-    sentences = []
-    for label, group in by_label(row for row in rows if row.family == "model").items():
-        known = [1.0 + v for v in values_of(group, "lesion_contrast_error") if not math.isnan(v)]
-        if known:
-            how = "keeps" if sum(known) >= 0 else "turns the contrast of lesions round:"
-            persons = f"{len(known)} {'person' if len(known) == 1 else 'persons'}"
-            share = mean_and_range(known, ".0%").text
-            sentences.append(f"{label} {how} {share} of the lesions' contrast in the truth ({persons}).")
-    return sentences
-
-
-def apart_note(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Whose columns are kept out of the mean, and why."""
-    apart = "; ".join(f"{f['title']}, {f['apart']}" for f in facts if f["apart"])
-    return [f"Columns marked * are kept out of the mean: {apart}."] if apart else []
-
-
-def picture_sections(pictures: Sequence[Path]) -> list[Section]:
-    """The last section, if there are pictures."""
-    return [Section("Pictures", ["Each has its own caption."], (), pictures)] if pictures else []
-
-
-# -- files and terminal ----------------------------------------------------------------------------------------------
+# -- files and terminal ------------------------------------------------------------------------------------------------
 
 
 def write_report(
@@ -224,12 +103,8 @@ def write_report(
 
 def content_of(benchmark: Benchmark) -> dict[str, Any]:
     """A benchmark for JSON."""
-    return {
-        "caption": benchmark.caption,
-        "settings": benchmark.settings,
-        "subjects": benchmark.facts,
-        "rows": [row.flat() for row in benchmark.rows],
-    }
+    own = {"caption": benchmark.caption, "settings": benchmark.settings, "subjects": benchmark.facts}
+    return {**own, "rows": [row.flat() for row in benchmark.rows]}
 
 
 def markdown(report: Report) -> str:
@@ -253,13 +128,12 @@ def page(report: Report) -> str:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("scorefusion.evaluation", ""), autoescape=True, trim_blocks=True)
-    environment.filters |= {"picture": _picture, "address": lambda path: quote(path.name), "js": _script_number}
+    environment.filters |= {
+        "picture": _picture,
+        "address": lambda path: quote(path.name),
+        "js": lambda value: f"{value:.9g}".replace("inf", "Infinity"),  # as JavaScript reads it
+    }
     return environment.get_template("report.html").render(report=report)
-
-
-def _script_number(value: float) -> str:
-    """As JavaScript reads it."""
-    return f"{value:.9g}".replace("inf", "Infinity")
 
 
 def _picture(path: Path) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,30 +26,20 @@ class Made:
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """Anything that can be a row.
+    """Anything that can be a row."""
 
-    Attributes:
-        key: short name for CSV and `--methods`.
-        label: name for people.
-        family: `classical` or `baseline` (both without our networks), or `model`.
-        make: restores or translates a subject; it must not look at the subject's truth.
-        modules: networks whose calls are counted.
-        device: where it runs.
-        on_request: shown only where it is asked for by its key.
-    """
-
-    key: str
-    label: str
-    family: str
-    make: Callable[[Any], Made]
-    modules: tuple[nn.Module, ...] = ()
+    key: str  # short name for CSV and `--methods`
+    label: str  # name for people
+    family: str  # `classical` or `baseline` (both without our networks), or `model`
+    make: Callable[[Any], Made]  # restores or translates a subject; it must not look at the subject's truth
+    modules: tuple[nn.Module, ...] = ()  # networks whose calls are counted
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    on_request: bool = False
+    on_request: bool = False  # shown only where it is asked for by its key
 
     @property
     def rule(self) -> str:
         """The key without model and plan."""
-        return self.key.partition("@")[0].rpartition(":")[2] if "@" in self.key else self.key
+        return rule_of(self.key)
 
 
 class Subject(Protocol):
@@ -94,8 +85,7 @@ class Row:
 
     def flat(self) -> dict[str, Any]:
         """For CSV and JSON: the figures stand beside the names."""
-        own = {key: value for key, value in vars(self).items() if key != "figures"}
-        return {**own, **self.figures}
+        return {**{key: value for key, value in vars(self).items() if key != "figures"}, **self.figures}
 
 
 @dataclass
@@ -108,45 +98,50 @@ class Benchmark:
     rows: list[Row] = field(default_factory=list)
 
 
+def rule_of(key: str) -> str:
+    """A method's key without model and plan."""
+    return key.partition("@")[0].rpartition(":")[2]
+
+
 def title_of(subject: str, contrast: str | None) -> str:
     """Subject and contrast, as a table's column is headed."""
     return f"{subject} {contrast.upper()}" if contrast else subject
 
 
 S = TypeVar("S", bound=Subject)
+Keep = Callable[[S, dict[str, Made], list[Row]], None]
 
 
-@dataclass
-class Loop(Generic[S]):
-    """Every method on every subject, into a benchmark.
+def run_all(
+    benchmark: Benchmark,
+    subjects: Iterable[S],
+    methods: Callable[[S], Sequence[Method]],
+    total: int,
+    reporter: Reporter,
+    keep: Keep[S] | None = None,
+    kept: Collection[str] | None = None,
+) -> Benchmark:
+    """Every method on every subject, into `benchmark`; volumes are forgotten unless they are to be kept.
 
-    Attributes:
+    Args:
         methods: rows for a subject, in order; the folds of a leave-one-out run differ from person to person.
-        total: rows expected, for the progress.
-        keep: receives each subject with what the methods named in `kept` made (None = all) and its rows.
+        total: rows expected, for the progress; 0 = unknown.
+        keep: receives each subject with what the methods named in `kept` made of it (None = all) and its rows.
     """
-
-    benchmark: Benchmark
-    methods: Callable[[S], Sequence[Method]]
-    total: int
-    reporter: Reporter
-    keep: Callable[[S, dict[str, Made], list[Row]], None] | None = None
-    kept: Sequence[str] | None = None
-
-    def add(self, subject: S) -> None:
-        """Score a subject; volumes are forgotten unless there is a `keep`."""
+    for subject in subjects:
         rows: list[Row] = []
         made: dict[str, Made] = {}
-        for method in self.methods(subject):
-            self.reporter.progress(f"{subject.setting} {subject.name}".strip(), len(self.benchmark.rows), self.total)
+        for method in methods(subject):
+            reporter.progress(f"{subject.setting} {subject.name}".strip(), len(benchmark.rows), total)
             row, result = measure(subject, method)
             rows.append(row)
-            self.benchmark.rows.append(row)
-            if self.keep is not None and (self.kept is None or method.key in self.kept):
+            benchmark.rows.append(row)
+            if keep is not None and (kept is None or method.key in kept):
                 made[method.key] = result
-        self.benchmark.facts.append(subject.facts())
-        if self.keep is not None:
-            self.keep(subject, made, rows)
+        benchmark.facts.append(subject.facts())
+        if keep is not None:
+            keep(subject, made, rows)
+    return benchmark
 
 
 def measure(subject: Subject, method: Method) -> tuple[Row, Made]:
@@ -172,16 +167,14 @@ def choose(methods: Sequence[Method], wanted: Sequence[str]) -> list[Method]:
     if not wanted:
         return [method for method in methods if not method.on_request]
     families = {method.family for method in methods} | {"model"}
-    alias = {"classical": "baseline"} if "baseline" in families else {}
-    asked = {alias.get(name, name) for name in wanted}
+    asked = {"baseline" if name == "classical" and "baseline" in families else name for name in wanted}
     known, chosen = set(families), []
     for method in methods:
         own = {method.key, method.key.partition("@")[0]}
         known |= own
         if asked & (own if method.on_request else own | {method.family}):
             chosen.append(method)
-    unknown = sorted(asked - known)
-    if unknown:
+    if unknown := sorted(asked - known):
         msg = f"there is no method {unknown[0]!r}; choose from {', '.join(sorted(known))}"
         raise RequestError(msg)
     return chosen
@@ -189,15 +182,10 @@ def choose(methods: Sequence[Method], wanted: Sequence[str]) -> list[Method]:
 
 def by_label(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by method label, in the order of the run."""
-    grouped: dict[str, list[Row]] = {}
+    grouped: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        grouped.setdefault(row.label, []).append(row)
+        grouped[row.label].append(row)
     return grouped
-
-
-def values_of(rows: Iterable[Row], figure: str) -> list[float]:
-    """One value a person; those kept apart do not count."""
-    return [row[figure] for row in rows if row.apart is None]
 
 
 def mean(values: Iterable[float]) -> float:
@@ -226,12 +214,11 @@ def gains(rows: Sequence[Row], figure: str) -> list[Gain]:
         here = [row for row in rows if row.setting == setting]
         best: dict[str, Row] = {}
         for row in here:
-            beaten = row.title not in best or row[figure] > best[row.title][figure]
-            if row.family in ("classical", "baseline") and beaten:
+            if row.family != "model" and (row.title not in best or row[figure] > best[row.title][figure]):
                 best[row.title] = row
+        names = {title: row.label for title, row in best.items()}
         for label, group in by_label(row for row in here if row.family == "model" and row.title in best).items():
             gained = {row.title: row[figure] - best[row.title][figure] for row in group}
             counted = mean(gained[row.title] for row in group if row.apart is None)
-            names = {title: row.label for title, row in best.items()}
             found.append(Gain(setting, group[0].method, label, figure, gained, names, counted))
     return found

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from scorefusion.datasets.case import Case
 from scorefusion.datasets.datalist import SECTIONS, Datalist, data_folder, project_datalist, read_datalist
+from scorefusion.documents import read_json
 from scorefusion.errors import RequestError, VolumeError
 from scorefusion.evaluation.rows import title_of
 from scorefusion.imaging.files import read_volume
@@ -67,11 +66,6 @@ class SuiteCase:
         return None if self.key == "image" else self.key
 
     @property
-    def apart(self) -> str | None:
-        """Why it stays out of the mean."""
-        return self.case.apart
-
-    @property
     def title(self) -> str:
         """For people."""
         return title_of(self.subject, self.contrast)
@@ -97,18 +91,13 @@ def named_suite(name: str, folder: Path | None = None) -> Suite:
         msg = f"there is no suite {name!r}; choose one of {', '.join(SUITES)}, or give a datalist file"
         raise RequestError(msg)
     cases = _of_split(name, project_datalist(_test_data(name, folder)), [subject for subject, _ in SUITES[name]], name)
-    chosen = (SuiteCase(case, contrast) for case, (_, contrast) in zip(cases, SUITES[name], strict=True))
-    return Suite(name, name, tuple(chosen))
+    return Suite(name, name, tuple(SuiteCase(c, key) for c, (_, key) in zip(cases, SUITES[name], strict=True)))
 
 
 def suite_of(datalist: Datalist, split: str = "test", contrasts: Collection[str] | None = None) -> Suite:
     """Each contrast of each case of a split as a truth of its own; `contrasts` = only these."""
-    cases = tuple(
-        SuiteCase(case, key)
-        for case in datalist.cases(split)
-        for key in case.contrasts
-        if contrasts is None or key in contrasts
-    )
+    pairs = [(case, key) for case in datalist.cases(split) for key in case.contrasts]
+    cases = tuple(SuiteCase(case, key) for case, key in pairs if contrasts is None or key in contrasts)
     if not cases:
         wanted = f" with {' or '.join(contrasts)}" if contrasts is not None else ""
         msg = f"datalist {datalist.name} has no volume{wanted} under '{SECTIONS[split]}'; choose another split"
@@ -126,16 +115,28 @@ def find_suite(datalist: Path | None, name: str | None, split: str, subjects: Se
     return replace(suite, cases=tuple(case for case in suite.cases if not subjects or case.subject in subjects))
 
 
+def read_one(path: Path, frame: int | None = None, like: Volume | None = None) -> Volume:
+    """A volume of one channel, its axes in RAS+ order.
+
+    Raises:
+        VolumeError: it has several channels, or does not lie on the grid of `like`.
+    """
+    volume, _ = read_volume(path, frame=frame).canonical()
+    if volume.data.shape[0] != 1:
+        msg = f"{volume.name} has {volume.data.shape[0]} channels; give one volume a case (key 'frame' for 4D files)"
+        raise VolumeError(msg)
+    if like is not None and not volume.grid.is_close(like.grid, tolerance_mm=0.01):
+        msg = (
+            f"the mask {path} is not on the grid of {like.name} ({volume.spatial_shape} against {like.spatial_shape} "
+            "voxels, or another place); resample it onto that grid, or take it off the case"
+        )
+        raise VolumeError(msg)
+    return volume
+
+
 def read_mask(case: Case, like: Volume) -> NDArray[Any] | None:
     """The brain mask of a case, `(I, J, K)` on the grid of `like` (axes in RAS+ order); None without one."""
-    if "brain" not in case.masks:
-        return None
-    mask, _ = read_volume(case.masks["brain"]).canonical()
-    if not mask.grid.is_close(like.grid, tolerance_mm=0.01):
-        msg = f"the mask {case.masks['brain']} is not on the grid of {like.name}; resample it onto that grid"
-        raise VolumeError(msg)
-    data: NDArray[np.float32] = mask.data[0]
-    return data
+    return read_one(case.masks["brain"], like=like).data[0] if "brain" in case.masks else None
 
 
 # -- pairs -------------------------------------------------------------------------------------------------------------
@@ -215,21 +216,19 @@ def _named_pairs(name: str, datalist: Path | None, folder: Path | None) -> PairS
 
 def _slice_suite(name: str, folder: Path) -> PairSuite:
     """The coronal slice pairs: single slices, which the project's datalist leaves out."""
-    volumes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["volumes"]
-    files: dict[tuple[str, str], dict[str, Path]] = {}
-    for volume in volumes:
+    cases: dict[str, dict[str, Case]] = {"train": {}, "test": {}}
+    for volume in read_json(folder / "manifest.json")["volumes"]:
         if volume["set"] == "pairs2d" and volume["modality"] in _MODALITIES:
-            person = files.setdefault((volume["split"], volume["subject"]), {})
-            person[_MODALITIES[volume["modality"]]] = folder / volume["path"]
-    cases = {"train": [], "test": []}  # type: dict[str, list[Case]]
-    for (split, subject), contrasts in files.items():
-        cases.setdefault(split, []).append(Case(subject, contrasts, skull_stripped=False, aligned=True))
-    scored = tuple(case for case in cases["test"] if case.subject in PAIR_SUITES[name])
+            person = cases.setdefault(volume["split"], {})
+            before = person[volume["subject"]].contrasts if volume["subject"] in person else {}
+            files = {**before, _MODALITIES[volume["modality"]]: folder / volume["path"]}
+            person[volume["subject"]] = Case(volume["subject"], files, skull_stripped=False, aligned=True)
+    scored = tuple(case for subject, case in cases["test"].items() if subject in PAIR_SUITES[name])
     absent = sorted(set(PAIR_SUITES[name]) - {case.subject for case in scored})
     if absent:
         msg = f"the test data has no slices of {', '.join(absent)} in split 'test', which suite {name!r} asks for"
         raise RequestError(msg)
-    return PairSuite(name, "test", scored, tuple(cases["train"]), _CORONAL)
+    return PairSuite(name, "test", scored, tuple(cases["train"].values()), _CORONAL)
 
 
 def _of_split(suite: str, source: Datalist, subjects: Sequence[str], split: str | None) -> tuple[Case, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -16,21 +16,28 @@ from scorefusion.bundle.store import find_bundle
 from scorefusion.datasets.case import Case
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.meter import code_version, describe_machine
-from scorefusion.evaluation.models import RuleRow, Settings, load, model_methods, named, prefixes, translating_rows
+from scorefusion.evaluation.models import (
+    AS_IT_IS,
+    RuleRow,
+    Settings,
+    load,
+    model_methods,
+    named,
+    prefixes,
+    translating_rows,
+)
 from scorefusion.evaluation.pictures import draw_comparison
-from scorefusion.evaluation.report import content_of, write_report
-from scorefusion.evaluation.rows import Benchmark, Loop, Made, Method, Row, choose, gains
+from scorefusion.evaluation.rows import Benchmark, Made, Method, Row, choose, run_all
 from scorefusion.evaluation.suites import PAIR_SUITES, PairSuite, hash_of
+from scorefusion.evaluation.tables import write_benchmark
 from scorefusion.evaluation.translation.baselines import Samples, draw_samples, fitted_baselines, source_itself
 from scorefusion.evaluation.translation.direction import Direction, common_direction
 from scorefusion.evaluation.translation.folds import check_folds, fold_prefixes, persons_seen, read_folds, refuse_seen
-from scorefusion.evaluation.translation.pairs import Pair, read_pair, to_unit
-from scorefusion.evaluation.translation.tables import compare_translations, document
+from scorefusion.evaluation.translation.pairs import Pair, compare_translations, read_pair, to_unit
 from scorefusion.fusion.inputs import ModelInputs
 from scorefusion.fusion.planes import Plane
 from scorefusion.fusion.tiling import at
 from scorefusion.imaging.foreground import foreground_box, foreground_mask
-from scorefusion.imaging.grid import Reorientation
 from scorefusion.imaging.intensity_map import clear_background, read_maps
 from scorefusion.progress import Reporter
 from scorefusion.run.devices import pick_device
@@ -91,94 +98,76 @@ def evaluate_translation(
                 f"model {bundle.id!r} does not say whom it was trained on; if it saw a person of {suite.name}, its "
                 "figures there mean nothing",
             )
-    cast = Cast(suite, direction, bundles, by_person, methods, how, reporter)
     hashed = hash_of(path for case in suite.cases for path in direction.files(case))
+    by_folds = "; ".join(f"{subject} by {named(some)}" for subject, some in by_person.items())
     caption = {
         "direction": direction.title,
         "data": f"{suite.name} (split {suite.split}, cases: {len(suite.cases)}, SHA-256 {hashed})",
         "code": f"scorefusion {code_version()}",
         "machine": describe_machine(pick_device(how.device)),
-        "model": cast.description,
+        "model": f"leave one out: {by_folds}" if folds else named(bundles),
         "intensities": direction.intensities,
         "seed": how.words,
     }
     out.mkdir(parents=True, exist_ok=True)
-    benchmark, drawn = Benchmark(caption), []
+    benchmark = Benchmark(caption)
+    drawn: list[Path] = []
 
-    def draw(pair: Pair, made: Mapping[str, Made], rows: Sequence[Row]) -> None:
-        facts = benchmark.facts[-1]
-        facts["teachers"] = tuple(dict.fromkeys(case.case_id for case in suite.teachers(pair.case)))
-        facts["models"] = tuple(f"{bundle.id} {bundle.version}" for bundle in cast.bundles_for(pair))
-        if pictures:
-            path = out / f"{pair.name}_{pair.contrasts[-1]}.png"
-            drawn.append(draw_comparison(compare_translations(pair, made, rows), path))
+    def pairs() -> Iterator[Pair]:
+        for case in suite.cases:
+            reporter.progress(case.case_id, len(benchmark.facts), len(suite.cases))
+            teachers = tuple(dict.fromkeys(teacher.case_id for teacher in suite.teachers(case)))
+            models = tuple(f"{bundle.id} {bundle.version}" for bundle in by_person.get(case.subject, bundles))
+            yield replace(read_pair(case, direction, suite.slice_axis), teachers=teachers, models=models)
 
-    loop: Loop[Pair] = Loop(benchmark, cast, 0, reporter, draw, None if pictures else ())
-    for case in suite.cases:
-        reporter.progress(case.case_id, len(benchmark.facts), len(suite.cases))
-        loop.add(read_pair(case, direction, suite.slice_axis))
+    def draw(pair: Pair, made: dict[str, Made], rows: list[Row]) -> None:
+        path = out / f"{pair.name}_{pair.contrasts[-1]}.png"
+        drawn.append(draw_comparison(compare_translations(pair, made, rows), path))
+
+    cast = cast_of(suite, direction, bundles, by_person, how, reporter)
+    run_all(benchmark, pairs(), lambda pair: choose(cast(pair), methods), 0, reporter, draw if pictures else None)
     reporter.progress("scored", len(suite.cases), len(suite.cases))
-    content = {**content_of(benchmark), "direction": direction.title}
-    content["gains"] = [asdict(gain) for figure in ("psnr", "ssim") for gain in gains(benchmark.rows, figure)]
-    rows = [row.flat() for row in benchmark.rows]
-    return benchmark, [*write_report(document(benchmark, drawn), rows, content, out, "translation"), *drawn]
+    return benchmark, [*write_benchmark(benchmark, out, "translation", drawn), *drawn]
 
 
-class Cast:
+def cast_of(
+    suite: PairSuite,
+    direction: Direction,
+    bundles: Sequence[Bundle],
+    folds: Mapping[str, Sequence[Bundle]],
+    how: Settings,
+    reporter: Reporter,
+) -> Callable[[Pair], list[Method]]:
     """Who translates for whom: baselines that learned from others, and models that saw others."""
+    before = fold_prefixes(folds) if folds else prefixes(bundles)
+    # Inputs that nobody lacks; a regression cannot do without one.
+    inputs = [each.name for each in direction.inputs if not each.optional]
+    samples: dict[str, Samples] = {}
+    kept = cache(partial(load, settings=how))  # a fold's model is for one person only
 
-    def __init__(
-        self,
-        suite: PairSuite,
-        direction: Direction,
-        bundles: Sequence[Bundle],
-        folds: Mapping[str, Sequence[Bundle]],
-        wanted: Sequence[str],
-        how: Settings,
-        reporter: Reporter,
-    ) -> None:
-        self.suite, self.direction, self.bundles, self.folds = suite, direction, bundles, folds
-        self._wanted, self._how, self._reporter = wanted, how, reporter
-        self._prefixes = fold_prefixes(folds) if folds else prefixes(bundles)
-        # Inputs that nobody lacks; a regression cannot do without one.
-        self._inputs = [each.name for each in direction.inputs if not each.optional]
-        self._samples: dict[str, Samples] = {}
-        self._loaded: dict[str, Model] = {}
-
-    @property
-    def description(self) -> str:
-        """Models with their hashes, for the caption."""
-        if not self.folds:
-            return named(self.bundles)
-        return "leave one out: " + "; ".join(f"{subject} by {named(some)}" for subject, some in self.folds.items())
-
-    def bundles_for(self, pair: Pair) -> Sequence[Bundle]:
-        """The models of a person."""
-        return self.folds.get(pair.case.subject, self.bundles)
-
-    def __call__(self, pair: Pair) -> list[Method]:
-        teachers = self.suite.teachers(pair.case)
-        if not teachers:
-            self._reporter.warning(
-                "no-baselines",
-                f"nobody but {pair.name} has {self.direction.title}, so regression and histogram matching have "
-                "nothing to learn from and are left out; put training cases into the datalist",
-            )
-        methods = [source_itself(), *fitted_baselines([self._taught(case) for case in teachers], self._inputs)]
-        for bundle, prefix in zip(self.bundles_for(pair), self._prefixes, strict=True):
-            model = self._loaded.get(bundle.hash) or load(bundle, self._how)
-            if not self.folds:  # a fold's model is for one person only
-                self._loaded[bundle.hash] = model
-            methods += translators(model, pair.plane, pair.is_slice, self._how, self._reporter, prefix)
-        return choose(methods, self._wanted)
-
-    def _taught(self, case: Case) -> Samples:
-        if case.case_id not in self._samples:
+    def taught(case: Case) -> Samples:
+        if case.case_id not in samples:
             # Of a teacher's masks only the brain's is asked for: another may lie on a grid of its own.
             masks = {name: file for name, file in case.masks.items() if name == "brain"}
-            pair = read_pair(replace(case, masks=masks), self.direction, self.suite.slice_axis)
-            self._samples[case.case_id] = draw_samples(pair, self._inputs)
-        return self._samples[case.case_id]
+            pair = read_pair(replace(case, masks=masks), direction, suite.slice_axis)
+            samples[case.case_id] = draw_samples(pair, inputs)
+        return samples[case.case_id]
+
+    def methods(pair: Pair) -> list[Method]:
+        teachers = suite.teachers(pair.case)
+        if not teachers:
+            reporter.warning(
+                "no-baselines",
+                f"nobody but {pair.name} has {direction.title}, so regression and histogram matching have "
+                "nothing to learn from and are left out; put training cases into the datalist",
+            )
+        found = [source_itself(), *fitted_baselines([taught(case) for case in teachers], inputs)]
+        for bundle, prefix in zip(folds.get(pair.case.subject, bundles), before, strict=True):
+            model = load(bundle, how) if folds else kept(bundle)
+            found += translators(model, pair.plane, pair.is_slice, how, reporter, prefix)
+        return found
+
+    return methods
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
@@ -208,9 +197,8 @@ def translators(
     elif read_maps(model.section) is not None:
         label = f"{prefix}brightness map (what the networks start from)"
         found.append(Method(f"{prefix}map", label, "baseline", partial(_start_image, model)))
-    return found + model_methods(
-        model, rows, _request, _finish, how or Settings(), reporter or Reporter(), prefix, all_rows=single_slices
-    )
+    how, reporter = how or Settings(), reporter or Reporter()
+    return found + model_methods(model, rows, _request, _finish, how, reporter, prefix, all_rows=single_slices)
 
 
 def _request(model: Model, _: RuleRow, pair: Pair) -> Prepared:
@@ -219,8 +207,7 @@ def _request(model: Model, _: RuleRow, pair: Pair) -> Prepared:
     box = foreground_box(foreground_mask(pair.base.data), margin)
     inputs = _inputs(model, pair)
     boxed = replace(inputs, conditions=inputs.conditions[at(box.slices)])
-    as_it_is = Reorientation((0, 1, 2), (False, False, False))
-    return Prepared(model.section, as_it_is, pair.base.grid, box, boxed, _first(inputs)[None, None], pair.scale)
+    return Prepared(model.section, AS_IT_IS, pair.base.grid, box, boxed, _first(inputs)[None, None], pair.scale)
 
 
 def _finish(request: Prepared, result: Restoration) -> Made:

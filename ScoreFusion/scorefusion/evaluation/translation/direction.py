@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from scorefusion.bundle.folder import Bundle
 from scorefusion.datasets.case import CONTRASTS, Case
@@ -47,14 +48,12 @@ class Direction:
                 "evaluate the two kinds in two runs"
             )
             raise RequestError(msg)
-        inputs = []
-        for condition in bundle.section["conditions"]:
-            names = dict.fromkeys([condition["name"], *condition["contrasts"]])
-            known = tuple(name for name in names if name in CONTRASTS)
-            inputs.append(Input(condition["name"], known, bool(condition.get("optional")), condition.get("median")))
+        inputs = [
+            Input(each["name"], _words(each), bool(each.get("optional")), each.get("median"))
+            for each in bundle.section["conditions"]
+        ]
         target = bundle.section["target"]
-        names = dict.fromkeys([target["name"], *target.get("contrasts", [])])
-        targets = tuple(name for name in names if name in CONTRASTS and name != "image")
+        targets = tuple(name for name in _words(target) if name != "image")
         if not targets:
             msg = (
                 f"model {bundle.id!r} does not say which contrast it makes: its target is named {target['name']!r}; "
@@ -93,8 +92,7 @@ class Direction:
             has = ", ".join(case.contrasts) or "none"
             msg = f"case {case.case_id} lacks {' and '.join(lacking)}, which {self.title} needs; it has {has}"
             raise RequestError(msg)
-        found = {each.name: each.source(case, target) for each in self.inputs}
-        return {name: contrast for name, contrast in found.items() if contrast is not None}, target
+        return {each.name: found for each in self.inputs if (found := each.source(case, target)) is not None}, target
 
     def files(self, case: Case) -> list[Path]:
         """What of a case is scored: its sources, its target and all of its masks."""
@@ -120,6 +118,12 @@ class Direction:
 
     def _target(self, case: Case) -> str | None:
         return next((name for name in self.targets if name in case.contrasts), None)
+
+
+def _words(channel: Mapping[str, Any]) -> tuple[str, ...]:
+    """The contrasts that an input or a target of a bundle stands for."""
+    names = dict.fromkeys([channel["name"], *channel.get("contrasts", [])])
+    return tuple(name for name in names if name in CONTRASTS)
 
 
 def common_direction(bundles: Sequence[Bundle]) -> Direction:

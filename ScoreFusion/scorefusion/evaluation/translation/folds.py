@@ -33,16 +33,15 @@ def check_folds(folds: Mapping[str, Sequence[Bundle]], suite: PairSuite) -> None
     """
     subjects = list(dict.fromkeys(case.subject for case in suite.cases))
     missing = [subject for subject in subjects if subject not in folds]
+    unknown = sorted(set(folds) - set(subjects))
     counts = sorted({len(bundles) for bundles in folds.values()})
     msg = None
-    if set(folds) - set(subjects):
-        msg = f"--fold-model names {', '.join(sorted(set(folds) - set(subjects)))}, and {suite.name} has "
-        msg += ", ".join(subjects)
+    if unknown:
+        msg = f"--fold-model names {', '.join(unknown)}, and {suite.name} has {', '.join(subjects)}"
     elif missing:
-        msg = (
-            f"no --fold-model for {', '.join(missing)}; give one for each person of {suite.name}, or score some only: "
-        )
-        msg += f"--subjects {','.join(s for s in subjects if s in folds)}"
+        some = ",".join(subject for subject in subjects if subject in folds)
+        msg = f"no --fold-model for {', '.join(missing)}; give one for each person of {suite.name}, or score some "
+        msg += f"only: --subjects {some}"
     elif len(counts) > 1:
         msg = f"the persons have {' or '.join(map(str, counts))} fold models; give each person as many, in the same "
         msg += "order, so that they make rows of one table"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scorefusion.datasets.case import Case
@@ -21,16 +23,15 @@ from scorefusion.evaluation.lesions import (
     fluid_mask,
     lesion_facts,
     lesion_figures,
-    lesion_region,
-    read_lesion,
+    lesion_of,
 )
 from scorefusion.evaluation.metrics import linear_mmd, score_slices, scored_slices, slice_mmd, through_plane_ratio
-from scorefusion.evaluation.regions import EROSION, BrainRegion, brain_region, erode, largest
-from scorefusion.evaluation.rows import Made
-from scorefusion.evaluation.suites import read_mask
+from scorefusion.evaluation.pictures import Comparison, Panel, figures_of
+from scorefusion.evaluation.regions import EROSION, WHOLE_HEAD, BrainRegion, brain_region, erode, largest
+from scorefusion.evaluation.rows import Made, Row, rule_of
+from scorefusion.evaluation.suites import read_mask, read_one
 from scorefusion.evaluation.translation.direction import Direction
 from scorefusion.fusion.planes import Plane
-from scorefusion.imaging.files import read_volume
 from scorefusion.imaging.foreground import filled, foreground_mask
 from scorefusion.imaging.intensity import IntensityScale, fit_intensity_scale
 from scorefusion.imaging.volume import Volume
@@ -40,7 +41,6 @@ AXIAL = 2
 #: In a single slice of a whole head there is no telling brain from scalp: everything brighter than this share of the
 #: range counts, with what it encloses.
 HEAD_LEVEL = 0.1
-WHOLE_HEAD = "the whole head"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +57,15 @@ class Pair:
     axis: int  # slices normal to it are scored
     why_axis: str
     lesion: LesionRegion | None = None  # where the case has a mask
+    teachers: tuple[str, ...] = ()  # whom the baselines learned from
+    models: tuple[str, ...] = ()  # who translates
 
     setting = ""  # there is one way to be given the sources
+    contrast = None  # the run's direction says it
 
     @property
     def name(self) -> str:
         return self.case.case_id
-
-    @property
-    def contrast(self) -> str | None:
-        return None  # the run's direction says it
 
     @property
     def apart(self) -> str | None:
@@ -102,6 +101,8 @@ class Pair:
             "brain": self.brain.how,
             "brain_voxels": int(self.brain.mask.sum()),
             "intensity_range": (self.scale.low, self.scale.high),
+            "teachers": self.teachers,
+            "models": self.models,
             **lesion_facts(self.truth, self.lesion),
         }
 
@@ -111,9 +112,7 @@ class Pair:
         psnr, ssim, mae = score_slices(estimate, truth, brain, self.axis)
         ratios = (math.nan,) * 3 if self.is_slice else through_plane_ratio(estimate, truth, brain)
         return {
-            "psnr": psnr,
-            "ssim": ssim,
-            "mae": mae,
+            **{"psnr": psnr, "ssim": ssim, "mae": mae},
             "mmd": linear_mmd([estimate], [truth]),
             "mmd_slices": slice_mmd(estimate, truth, brain, self.axis),
             **{f"through_plane_{axis}": ratio for axis, ratio in zip("ijk", ratios, strict=True)},
@@ -138,9 +137,11 @@ def read_pair(case: Case, direction: Direction, slice_axis: int | None = None) -
         VolumeError: a file cannot be used, or the contrasts are not on one grid.
     """
     found, target = direction.match(case)
-    volumes = {
-        name: _read(case.contrasts[name], case.frame, slice_axis) for name in dict.fromkeys([*found.values(), target])
-    }
+    names = dict.fromkeys([*found.values(), target])
+    if slice_axis is None:
+        volumes = {name: read_one(case.contrasts[name], case.frame) for name in names}
+    else:
+        volumes = {name: read_slice(case.contrasts[name], slice_axis) for name in names}
     base = volumes[next(iter(found.values()))]
     for name, volume in volumes.items():
         if not volume.grid.is_close(base.grid, tolerance_mm=0.01):
@@ -156,36 +157,16 @@ def read_pair(case: Case, direction: Direction, slice_axis: int | None = None) -
         name: torch.from_numpy(np.ascontiguousarray(scales[name].normalise(volume.data[0])))
         for name, volume in volumes.items()
     }
-    if slice_axis is None:
-        brain, (axis, why) = _brain(case, volumes, target), _scored_axis(case, volumes)
-    else:
-        brain, axis, why = _head(normalised), slice_axis, "the files are single slices"
-    marked = None if slice_axis is not None else read_lesion(case.masks, base)
     lesion = None
-    if marked is not None:
-        seen = next((name for name in FLUID_IS_DARK if name in volumes), None)
-        fluid = None if seen is None else fluid_mask(normalised[seen], seen, brain.mask)
-        lesion = lesion_region(marked[1], brain.mask, marked[0], fluid)
-    return Pair(
-        case,
-        {name: normalised[contrast] for name, contrast in found.items()},
-        to_unit(normalised[target]),
-        base,
-        scales[target],
-        (*found.values(), target),
-        brain,
-        axis,
-        why,
-        lesion,
-    )
-
-
-def _read(path: Path, frame: int | None, slice_axis: int | None) -> Volume:
-    volume = read_volume(path, frame=frame).canonical()[0] if slice_axis is None else read_slice(path, slice_axis)
-    if volume.data.shape[0] != 1:
-        msg = f"{volume.name} has {volume.data.shape[0]} channels; give one volume (key 'frame' for 4D files)"
-        raise VolumeError(msg)
-    return volume
+    if slice_axis is not None:
+        brain, axis, why = _head(normalised), slice_axis, "the files are single slices"
+    else:
+        brain, (axis, why) = _brain(case, volumes, target), _scored_axis(case, volumes)
+        seen = next((name for name in FLUID_IS_DARK if name in volumes), target)
+        lesion = lesion_of(case.masks, base, brain.mask, partial(fluid_mask, normalised[seen], seen, brain.mask))
+    sources = {name: normalised[contrast] for name, contrast in found.items()}
+    truth, contrasts = to_unit(normalised[target]), (*found.values(), target)
+    return Pair(case, sources, truth, base, scales[target], contrasts, brain, axis, why, lesion)
 
 
 def read_slice(path: Path, axis: int) -> Volume:
@@ -205,8 +186,7 @@ def read_slice(path: Path, axis: int) -> Volume:
     if data.ndim != 2 or not np.isfinite(data).all():
         msg = f"{path}: a single slice of finite values was expected, got shape {data.shape}"
         raise VolumeError(msg)
-    spacing = np.ones(3)
-    spacing[[other for other in range(3) if other != axis]] = image.header.get_zooms()[:2]
+    spacing = np.insert(np.asarray(image.header.get_zooms()[:2], dtype=float), axis, 1.0)
     return Volume(np.expand_dims(data, axis)[None], np.diag([*spacing, 1.0]), source=str(path))
 
 
@@ -224,10 +204,8 @@ def _brain(case: Case, volumes: Mapping[str, Volume], target: str) -> BrainRegio
     if not bool(inside.any()):
         msg = f"{case.case_id}: the contrasts share no foreground; are they of the same head, on one grid?"
         raise VolumeError(msg)
-    how = (
-        f"skull-stripped volumes: above background in every contrast, with what it encloses, eroded by {EROSION} voxels"
-    )
-    return BrainRegion(inside, how)
+    how = "skull-stripped volumes: above background in every contrast, with what it encloses"
+    return BrainRegion(inside, f"{how}, eroded by {EROSION} voxels")
 
 
 def _head(normalised: Mapping[str, Tensor]) -> BrainRegion:
@@ -235,13 +213,12 @@ def _head(normalised: Mapping[str, Tensor]) -> BrainRegion:
     import SimpleITK as sitk
 
     inside = torch.ones(next(iter(normalised.values())).shape, dtype=torch.bool)
-    thin = next(axis for axis in range(3) if inside.shape[axis] == 1)
     for volume in normalised.values():
-        bright = to_unit(volume.squeeze(thin)) > HEAD_LEVEL
+        bright = to_unit(volume.squeeze()) > HEAD_LEVEL
         image = sitk.GetImageFromArray(bright.numpy().astype(np.uint8))
         closed = sitk.BinaryFillhole(sitk.BinaryMorphologicalClosing(image, [3, 3]))
         head = sitk.GetArrayFromImage(largest(closed)) > 0
-        inside &= erode(torch.from_numpy(head).unsqueeze(thin), EROSION)
+        inside &= erode(torch.from_numpy(head).reshape(inside.shape), EROSION)
     if not bool(inside.any()):
         msg = "the slices show no common head: nothing in them is bright enough to be scored"
         raise VolumeError(msg)
@@ -253,14 +230,64 @@ def _scored_axis(case: Case, volumes: Mapping[str, Volume]) -> tuple[int, str]:
     blurred: dict[str, set[int]] = {}
     for name, volume in volumes.items():
         sharp = case.sharp_axes_of(name)
-        if sharp is not None:
-            blurred[name] = {axis for axis in range(3) if "RAS"[axis] not in sharp}
-        else:
-            flags = read_axes(volume.data[0]).interpolated
-            blurred[name] = {axis for axis in range(3) if flags[axis]}
+        flags = read_axes(volume.data[0]).interpolated if sharp is None else [letter not in sharp for letter in "RAS"]
+        blurred[name] = {axis for axis in range(3) if flags[axis]}
     found = set().union(*blurred.values())
     if not found:
         return AXIAL, "all axes have real detail; axial by convention"
     axis = AXIAL if AXIAL in found else min(found)
     who = ", ".join(name.upper() for name, axes in blurred.items() if axis in axes)
     return axis, f"{'RAS'[axis]} is interpolated from thick slices in {who}"
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+#: Rules that get a column each, at their first plan: heading by rule.
+COLUMNS = {"linear": "linear", "regression": "U-Net regression", "volume": "3D diffusion",
+           "average": "plane average", "fusion": "fusion"}  # fmt: skip
+#: The first of these that ran is shown where no model has a column above.
+_INSTEAD = {"plane": "one plane", "source": "source"}
+BRIGHT = 0.995  # quantile of what an input shows that is drawn white
+
+
+def compare_translations(pair: Pair, made: Mapping[str, Made], rows: Sequence[Row]) -> Comparison:
+    """Columns and captions of one picture: the sources, what some methods made of them, the truth."""
+    shown = _shown(rows)
+    panels = [
+        Panel(contrast.upper(), _own_range(source), f"input '{name}'")
+        for (name, source), contrast in zip(pair.sources.items(), pair.contrasts, strict=False)
+    ]
+    for row, title in shown:
+        panels.append(Panel(title, made[row.method].data.numpy(), figures_of(row, "psnr", "ssim"), judged=True))
+    *given, target = (name.upper() for name in pair.contrasts)
+    sources = " + ".join(given)
+    what = "; ".join(f"{title}: {row.label}" for row, title in shown)
+    place = "where the lesion mask is largest" if pair.lesion is not None else f"where {shown[0][1]} errs most"
+    caption = (
+        f"Made from {sources}; the {target} was not shown to any method. {what}. "
+        f"Figures: means over {pair.plane.value} slices in the scored region ({pair.brain.how}). "
+        f"Scored plane: {pair.why_axis}. Radiological view. Close-up: {place}. "
+        "Translated images are synthetic: not for diagnosis."
+    )
+    truth = Panel(f"truth: {target}", pair.truth.numpy(), "measured")
+    focus = None if pair.lesion is None else pair.lesion.inside.numpy()
+    title = f"{pair.name}   {sources} to {target}"
+    return Comparison(title, caption, pair.base.spacing, pair.brain.mask.numpy(), panels, truth, None, pair.axis, focus)
+
+
+def _own_range(source: Tensor) -> NDArray[Any]:
+    """An input on a grey scale of its own: where its median is set, white matter may lie above 1."""
+    unit = to_unit(source).numpy()
+    seen = unit[unit > 0]
+    return unit / max(1.0, float(np.quantile(seen, BRIGHT))) if seen.size else unit
+
+
+def _shown(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    """One row for each rule that is shown."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(rule_of(row.method), row)
+    shown = [(first[rule], title) for rule, title in COLUMNS.items() if rule in first]
+    if not any(row.family == "model" for row, _ in shown):
+        shown += [(first[rule], title) for rule, title in _INSTEAD.items() if rule in first][:1]
+    return shown or [(rows[0], rows[0].label)]
