@@ -39,7 +39,7 @@ def pick_device(name: str = "auto", warn: Warn | None = None) -> torch.device:
 
     Args:
         name: ``"auto"`` (an NVIDIA or AMD GPU, else an Apple GPU, else the CPU), or one of ``"cpu"``, ``"cuda"``,
-            ``"cuda:1"``, ``"mps"``.
+            ``"cuda:1"``, ``"mps"``; or another accelerator that this PyTorch knows and finds, such as ``"xpu"``.
         warn: receives a code and a message when ``auto`` finds a GPU that it must leave aside.
 
     Raises:
@@ -57,7 +57,7 @@ def pick_device(name: str = "auto", warn: Warn | None = None) -> torch.device:
             if warn is not None:
                 warn("gpu-left-aside", f"{problem} Using the CPU.")
         return torch.device("cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name) and not _is_present(name):
         msg = f"Unknown device {name!r}. Use auto, cpu, cuda, cuda:0 (any number) or mps."
         raise RequestError(msg)
     problem = device_problem(name)
@@ -82,7 +82,7 @@ def device_problem(name: str) -> str | None:
         if index >= count:
             names = ", ".join(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))
             return f"Device {name!r} was asked for, but the GPUs here are: {names}."
-    elif not _is_present("mps"):
+    elif name == "mps" and not _is_present("mps"):
         return f"Device {name!r} was asked for, but this machine and PyTorch ({torch.__version__}) offer no Apple GPU."
     return _self_check(name)
 
@@ -162,8 +162,11 @@ def _is_present(kind: str) -> bool:
 
     if kind == "cuda":
         return torch.cuda.is_available()
-    mps: Any = getattr(torch.backends, "mps", None)
-    return mps is not None and bool(mps.is_available())
+    if kind == "mps":
+        mps: Any = getattr(torch.backends, "mps", None)
+        return mps is not None and bool(mps.is_available())
+    accelerator: Any = getattr(torch, "accelerator", None)  # torch >= 2.6
+    return accelerator is not None and accelerator.is_available() and accelerator.current_accelerator().type == kind
 
 
 def _self_check(name: str) -> str | None:
