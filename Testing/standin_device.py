@@ -10,8 +10,8 @@ take for CUDA. A tensor of the device is a `DeviceTensor` around a CPU tensor, a
   to the CPU, and a copy from it that is not `non_blocking` count as synchronisations, as CUDA's
   `set_sync_debug_mode` has them.
 
-The meta device knows no values, so nothing that reads one would run there; a mode that only tags CPU tensors would not
-reach the threads of the backward pass. Not seen here: kernels that differ from the CPU's, autocast,
+The meta device knows no values, so nothing that reads one would run there; a mode that only tags CPU tensors leaves
+`x.device` a wish, which `Module.to`, optimisers and `torch.load` do not heed. Not seen here: kernels that differ from the CPU's, autocast,
 races, memory.
 """
 
@@ -112,6 +112,10 @@ class DeviceTensor(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = str(func.overloadpacket)
+        if torch.is_inference_mode_enabled():  # elsewhere autograd has taken composite operators apart
+            parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         if func is aten.copy_.default:
             return _copy(*args, **kwargs)
         STATE.operators.add(name)
@@ -134,7 +138,11 @@ class DeviceTensor(torch.Tensor):
         if changed is not None:
             assert changed.shape == changed.memory.shape, f"{func} changes the size of a tensor in place"
             return changed
-        return tree_map(lambda x: DeviceTensor(x) if isinstance(x, torch.Tensor) else x, result)
+        # A view is of its base's kind, an inference tensor or not; anything else is of the kind that is made now.
+        view = any(returned.alias_info is not None for returned in func._schema.returns)
+        inference = args[0].is_inference() if view else torch.is_inference_mode_enabled()
+        with torch.inference_mode(inference):
+            return tree_map(lambda x: DeviceTensor(x) if isinstance(x, torch.Tensor) else x, result)
 
 
 class DeviceGenerator(torch.Generator):
@@ -249,6 +257,9 @@ class _Module(backend_registration._DummyBackendModule):
     def device_count(self) -> int:
         return int(STATE.present)
 
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]  # torch insists, also where autocast is off
+
     def device(self, device: Any) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
@@ -324,7 +335,9 @@ def _register() -> None:
         library.impl(name, _factory(function), "PrivateUse1")
     library.impl("_copy_from", lambda source, target, non_blocking=False: _copy(target, source, non_blocking),
                  "PrivateUse1")  # fmt: skip
-    _LIBRARY.append(library)
+    autocast = torch.library.Library("_", "IMPL")
+    autocast.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    _LIBRARY.extend((library, autocast))
 
 
 @contextlib.contextmanager

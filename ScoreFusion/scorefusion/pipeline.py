@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from scorefusion.bundle.folder import Bundle
-from scorefusion.bundle.load import Model, load_model
+from scorefusion.bundle.load import Model
 from scorefusion.bundle.store import find_bundle
 from scorefusion.diffusion.noise import NoiseField
 from scorefusion.errors import OutOfMemory, RequestError
@@ -31,10 +31,9 @@ from scorefusion.run.devices import (
     available_memory,
     inference_settings,
     is_out_of_memory,
-    pick_device,
-    pick_precision,
     plan_tile,
 )
+from scorefusion.run.load_checked import load_checked
 from scorefusion.run.prepare import Prepared, prepare
 from scorefusion.run.provenance import provenance_of
 from scorefusion.run.request import SamplingPlan
@@ -120,12 +119,12 @@ def translate(
     volumes = _read_inputs(inputs, bundle, frame)
     request = prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report)
 
-    chosen = pick_device(device, report.warning)
-    dtype = pick_precision(precision, chosen)
-    report.log(f"Model {bundle.id} {bundle.version} on {chosen} ({str(dtype).removeprefix('torch.')})")
+    where = device
     with inference_settings():
         try:
-            loaded = load_model(bundle, chosen, dtype)
+            loaded, chosen, dtype = load_checked(bundle, device, precision, report.warning)
+            where = str(chosen)
+            report.log(f"Model {bundle.id} {bundle.version} on {chosen} ({str(dtype).removeprefix('torch.')})")
             fusion = loaded.choose_rule(rule)
             _choose_tiles(fusion, request, chosen, tile, report)
             run = _Run(loaded, fusion, request, seed, chosen, report)
@@ -134,7 +133,7 @@ def translate(
             if not is_out_of_memory(error):
                 raise
             msg = (
-                f"{chosen} ran out of memory. Close other programs, give a smaller tile (tile=64), crop the volume "
+                f"{where} ran out of memory. Close other programs, give a smaller tile (tile=64), crop the volume "
                 "around the head, or use device='cpu'."
             )
             raise OutOfMemory(msg) from error

@@ -13,17 +13,27 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from standin_device import NAME, StandIn, standin_device, standin_fabric  # noqa: E402
+from test_evaluation_run import brain_like  # noqa: E402
+from test_evaluation_translation import pair_of  # noqa: E402
 from test_same_voxels import head  # noqa: E402
 from test_training_data import phantom  # noqa: E402
 from test_training_run import NETWORKS  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
 from scorefusion.bundle.folder import Bundle  # noqa: E402
 from scorefusion.bundle.store import find_bundle  # noqa: E402
+from scorefusion.errors import RequestError  # noqa: E402
+from scorefusion.evaluation.cli import app as evaluate  # noqa: E402
+from scorefusion.evaluation.translation.learned import learned_translators  # noqa: E402
+from scorefusion.evaluation.translation.run import score  # noqa: E402
+from scorefusion.imaging.files import write_volume  # noqa: E402
 from scorefusion.imaging.volume import Volume  # noqa: E402
 from scorefusion.pipeline import translate  # noqa: E402
 from scorefusion.progress import Reporter  # noqa: E402
+from scorefusion.run import devices  # noqa: E402
 from scorefusion.training.recipe import parse_recipe  # noqa: E402
 from scorefusion.training.run import Run  # noqa: E402
+from scorefusion.training.trainer import Trainer  # noqa: E402
 
 SHIPPED = ("brain-sr", "brain-t1-to-t2", "brain-t2-to-t1", "brain-t1-to-flair", "brain-t1-t2-to-flair")
 
@@ -170,15 +180,116 @@ def scans(tmp_path: Path) -> Path:
 
 class TestTraining:
     @pytest.mark.parametrize("what", RECIPES)
-    def test_every_stage_runs_to_a_model_that_translates(self, gpu: StandIn, scans: Path, what: str) -> None:
+    def test_every_stage_runs_to_a_model_that_translates_and_no_step_waits_for_the_device(
+        self, gpu: StandIn, scans: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waited: dict[str, list[str]] = {}
+        take_step = Trainer.take_step
+
+        def counted(trainer: Trainer, feed: Any) -> None:
+            before = len(gpu.synchronisations)
+            take_step(trainer, feed)
+            waited[f"{trainer.name} {trainer.step}"] = gpu.synchronisations[before:]
+
+        monkeypatch.setattr(Trainer, "take_step", counted)
         recipe = parse_recipe(RECIPES[what], what)
-        run = Run(recipe, scans / "run", standin_fabric(), Reporter(), near=scans)
-        bundle = run.run()
+        bundle = Run(recipe, scans / "run", standin_fabric(), Reporter(), near=scans).run()
         assert bundle is not None
         for name in set(recipe.stages) - {"prior"}:
             assert "validation_gain_db" in (scans / "run" / name / "log.csv").read_text()
+            assert waited[f"{name} 2"] == []
+        assert not any(waited.values())
         inputs: Any = scans / "p2_t1.nii.gz"
         if recipe.task == "super_resolution":
             inputs = Volume(phantom((28, 32, 8))[None], np.diag([1.0, 1.0, 4.0, 1.0]))
         result = translate(inputs, bundle, device=NAME, preset="fast", steps=1 if "regression" in what else 2)
         assert np.isfinite(result.volume.data).all()
+
+    def test_a_stopped_run_goes_on(self, gpu: StandIn, scans: Path) -> None:
+        for steps in (2, 4):
+            content = {**SR, "stages": {"planes": {**SR["stages"]["planes"], "steps": steps}}}
+            Run(parse_recipe(content, "tiny"), scans / "run", standin_fabric(), Reporter(), near=scans).run()
+        assert torch.load(scans / "run" / "planes" / "state.ckpt", weights_only=True)["step"] == 4
+
+
+class TestWaiting:
+    @pytest.mark.parametrize("model", ["brain-sr", "brain-t1-t2-to-flair"])
+    def test_more_sampling_steps_do_not_wait_more_often(self, gpu: StandIn, model: str) -> None:
+        bundle = find_bundle(model)
+        inputs = inputs_of(bundle)
+        if isinstance(inputs, dict):
+            del inputs["t2"]  # optional: what is missing is filled in, in every step
+        counts = []
+        for steps in (2, 5):
+            gpu.synchronisations.clear()
+            translate(inputs, bundle, device=NAME, preset="best", samples=1, steps=steps)
+            counts.append(sorted(gpu.synchronisations))
+        assert counts[0] == counts[1]
+
+
+class TestEvaluate:
+    def test_super_resolution(self, gpu: StandIn, tmp_path: Path) -> None:
+        write_volume(brain_like(), tmp_path / "S01.nii.gz")
+        case = {"subject": "S01", "target": "S01.nii.gz", "contrast": "t1", "skull_stripped": True}
+        (tmp_path / "scans.json").write_text(json.dumps({"test": [case]}))
+        arguments = [str(tmp_path / "scans.json"), "--setting", "thick4@A", "--methods", "cubic,model", "--plans", "fast"]
+        out = tmp_path / "results"
+        done = CliRunner().invoke(evaluate, [*arguments, "--model", "brain-sr", "--out", str(out), "--device", NAME])
+        assert done.exit_code == 0, done.output
+        assert "fusion+proj@fast" in (out / "evaluation.csv").read_text()
+        assert "aten.convolution" in gpu.operators
+
+    def test_translation(self, gpu: StandIn) -> None:
+        values = {name: torch.from_numpy(to_unit_range(small(name))) for name in ("t1", "t2")}
+        pair = pair_of({"t1": values["t1"].numpy()}, values["t2"].numpy(), values["t1"].numpy() > 0)
+        rows = learned_translators(find_bundle("brain-t1-to-t2"), device=NAME, plans=["fast"])
+        assert len(rows) > 2
+        for row in rows:
+            assert np.isfinite(score(pair, row)[0].scores.psnr)
+        assert "aten.convolution" in gpu.operators
+
+
+def to_unit_range(volume: Volume) -> np.ndarray:
+    return (volume.data[0] / volume.data.max()).astype(np.float32)
+
+
+class TestSelfCheck:
+    @pytest.fixture(autouse=True)
+    def _auto_finds_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(devices, "AUTOMATIC", (NAME,))
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            {"lacks": {"aten.avg_pool2d"}},
+            {"lacks": {"aten.upsample_nearest3d"}},
+            {"miscomputes": {"aten.avg_pool3d"}},
+            {"miscomputes": {"aten.upsample_nearest2d"}},
+        ],
+        ids=str,
+    )
+    def test_a_device_that_fails_an_operator_of_the_model_is_left_for_the_cpu_aloud(
+        self, gpu: StandIn, fault: dict[str, set[str]]
+    ) -> None:
+        vars(gpu).update(fault)
+        assert devices.device_problem(NAME) is None  # a plain convolution is right
+        events: list[dict[str, Any]] = []
+        result = translate(small("thick"), "brain-sr", on_event=events.append)
+        said = [event for event in events if event.get("code") == "cpu-fallback"]
+        assert len(said) == 1
+        assert "brain-sr" in said[0]["message"]
+        assert result.provenance["Device"] == "cpu"
+        assert [w["code"] for w in result.provenance["Warnings"]].count("cpu-fallback") == 1
+        expected = translate(small("thick"), "brain-sr", device="cpu")
+        assert np.array_equal(result.volume.data, expected.volume.data)
+
+    def test_a_device_that_was_named_is_never_replaced(self, gpu: StandIn) -> None:
+        gpu.lacks = {"aten.avg_pool2d"}
+        with pytest.raises(RequestError, match=r"avg_pool2d.*Use another device, or auto"):
+            translate(small("thick"), "brain-sr", device=NAME)
+
+    def test_a_sound_device_is_used_even_without_float64(self, gpu: StandIn) -> None:
+        gpu.has_float64 = False
+        result = translate(small("thick"), "brain-sr")
+        assert result.provenance["Device"].startswith(NAME)
+        assert not any(w["code"] == "cpu-fallback" for w in result.provenance["Warnings"])

@@ -456,7 +456,7 @@ class TestLosses:
 
     def test_members_with_another_base_learn_their_own_residual(self):
         recipe, block = self.block(TRANSLATION, channels=3)
-        block = Block(block.conditions, block.residual, 1.0)
+        block = Block(block.conditions, block.residual, torch.ones(()))
         ensemble = make_ensemble(recipe)
         second = next(member for member in ensemble.members if member.conditions == (1,))
         shift = own_base_shift(block.inputs, second, 2.0)

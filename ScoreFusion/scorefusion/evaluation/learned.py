@@ -7,6 +7,7 @@ or by regression, is a bundle of its own, evaluated in the same run.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from scorefusion.bundle.folder import Bundle
-from scorefusion.bundle.load import Model, load_model
+from scorefusion.bundle.load import Model
 from scorefusion.diffusion.noise import NoiseField
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.benchmark import Method, Restored
@@ -27,10 +28,12 @@ from scorefusion.fusion.rules import ScoreFusion, VolumeRule
 from scorefusion.imaging.intensity import fit_intensity_scale
 from scorefusion.imaging.volume import Volume
 from scorefusion.pipeline import DEFAULT_UNCERTAINTY
-from scorefusion.run.devices import inference_settings, pick_device, pick_precision
+from scorefusion.run.devices import inference_settings
+from scorefusion.run.load_checked import load_checked
 from scorefusion.run.request import SamplingPlan
 from scorefusion.run.restore import restore
 
+logger = logging.getLogger(__name__)
 #: Plans of more evaluations than this run with the main rules only.
 COSTLY = 12
 MAIN = ("average+proj", "fusion+proj", "volume+proj")
@@ -186,8 +189,7 @@ def learned_methods(
     if bundle.task != "super_resolution":
         msg = f"model {bundle.id!r} is a {bundle.task} model; this table is for super-resolution models"
         raise RequestError(msg)
-    chosen = pick_device(device)
-    model = load_model(bundle, chosen, pick_precision(precision, chosen))
+    model, chosen, _ = load_checked(bundle, device, precision, lambda _code, message: logger.warning(message))
     methods: list[Method] = []
     for plan_name, plan in sampling_plans(bundle, plans).items():
         for row in rule_rows(model):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from scorefusion.fusion.ensemble import PlaneEnsemble
 from scorefusion.fusion.features import FeatureAccumulator, FeatureAlignment, FeatureRecorder, FeatureSink
 from scorefusion.fusion.gate import AcquisitionGate
-from scorefusion.fusion.inputs import InputLayout, ModelInputs
+from scorefusion.fusion.inputs import InputLayout, ModelInputs, select_channels
 from scorefusion.fusion.planes import Plane
 from scorefusion.fusion.tiling import Window, apply_in_tiles, at
 from scorefusion.networks.shapes import crop_to, pad_to_multiple
@@ -228,16 +228,18 @@ class ScoreFusion(VolumeRule):
         shown = predictions
         if len(active) < members:
             # A silent member is shown to the network as agreeing with the others.
-            shown = predictions.mean(dim=1, keepdim=True).repeat(1, members, 1, 1, 1)
-            shown[:, active] = predictions
+            silent = predictions.mean(dim=1, keepdim=True)
+            voices = dict(zip(active, predictions.split(1, dim=1), strict=True))
+            shown = torch.cat([voices.get(number, silent) for number in range(members)], dim=1)
         output = self.ask(self.rule.volume(x_t, inputs, shown), inputs, alpha_bar, features)
         free, correction = output[:, :-1], output[:, -1:]
         if self.prior is not None and len(active) == members:  # it was fitted to the voices of all
             common, gain = self.prior(alpha_bar, self.rule.volume_vector(inputs))
             free = free + common
             correction = correction + gain * predictions.mean(dim=1, keepdim=True)
-        weights = torch.cat([free, -free.sum(dim=1, keepdim=True)], dim=1)[:, active]
+        weights = torch.cat([free, -free.sum(dim=1, keepdim=True)], dim=1)
         if len(active) < members:
+            weights = select_channels(weights, active)
             weights = weights - weights.mean(dim=1, keepdim=True)
         return weights, correction
 

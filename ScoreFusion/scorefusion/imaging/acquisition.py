@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from scorefusion.errors import GeometryError
+from scorefusion.transfer import to_device
 
 if TYPE_CHECKING:
     from scorefusion.imaging.grid import Grid
@@ -281,7 +282,7 @@ def _apply(matrices: Sequence[Matrix | None], x: Tensor, expected: tuple[int, in
         key=lambda index: matrices[index].shape[0] / matrices[index].shape[1],  # type: ignore[union-attr]
     )
     for index in order:
-        matrix = torch.as_tensor(np.ascontiguousarray(matrices[index]), dtype=x.dtype, device=x.device)
+        matrix = to_device(torch.from_numpy(np.ascontiguousarray(matrices[index])), x.device, x.dtype)
         x = torch.tensordot(matrix, x, dims=([1], [2 + index])).movedim(0, 2 + index)
     return x.contiguous()
 

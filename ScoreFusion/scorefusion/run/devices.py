@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 Warn = Callable[[str, str], None]
+AUTOMATIC = ("cuda", "mps")  # what `auto` looks for, best first
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -48,7 +49,7 @@ def pick_device(name: str = "auto", warn: Warn | None = None) -> torch.device:
     import torch
 
     if name == "auto":
-        for candidate in ("cuda", "mps"):
+        for candidate in AUTOMATIC:
             if not _is_present(candidate):
                 continue
             problem = device_problem(candidate)

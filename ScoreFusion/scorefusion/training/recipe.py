@@ -315,6 +315,16 @@ class Recipe(_Part):
         return (*(condition.median for condition in self.conditions if not condition.coarse), self.target.median)
 
     @property
+    def synthetic_targets(self) -> tuple[str, ...]:
+        """Contrasts of synthetic heads that can be sought: every condition that must be there has another one."""
+        beside = [condition for condition in self.conditions if not (condition.coarse or condition.optional)]
+        return tuple(
+            name
+            for name in self.target.contrasts
+            if all(any(other != name for other in condition.contrasts) for condition in beside)
+        )
+
+    @property
     def maps_conditions(self) -> bool:
         """Whether networks start from what the brightness of the conditions says of the target."""
         return self.networks.base == "mapped_condition"

@@ -66,6 +66,9 @@ class Run:
     def run(self, only: Sequence[str] = ()) -> Bundle | None:
         """All stages (or those named), then the bundle; None in processes other than the first."""
         self._keep_recipe()
+        if self.fabric.is_global_zero:
+            _ = self.maps  # one process fits and writes them, the others read
+        self.fabric.barrier()
         for name, stage in self.recipe.stages.items():
             if not only or name in only:
                 _STAGES[name](self, name, stage)
@@ -114,7 +117,13 @@ class Run:
         volumes = self.validation_volumes or self.volumes
         edge = min(VALIDATION_EDGE, *self.recipe.data.block)
         source = BlockSource(
-            self.recipe, volumes, (edge,) * 3, self._generator((edge,) * 3), augment=False, maps=self.maps
+            self.recipe,
+            volumes,
+            (edge,) * 3,
+            self._generator((edge,) * 3),
+            augment=False,
+            device=self.fabric.device,
+            maps=self.maps,
         )
         return [source.draw(number, VALIDATION_STREAM) for number in range(VALIDATION_BLOCKS)]
 
@@ -326,9 +335,12 @@ class Run:
                     "and --warm-start to take its weights over"
                 )
                 raise RequestError(msg)
+        self.fabric.barrier()  # every process has read what is there, and goes on or stops like the others
         if self.fabric.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.recipe.to_yaml(), encoding="utf-8")
+            partial = path.with_suffix(".partial")
+            partial.write_text(self.recipe.to_yaml(), encoding="utf-8")
+            partial.replace(path)
         self.fabric.barrier()
 
 
@@ -345,6 +357,10 @@ _STAGES: dict[str, Callable[[Run, str, Stage], None]] = {
 def make_fabric(accelerator: str = "auto", devices: str = "1", nodes: int = 1, strategy: str = "auto") -> Fabric:
     """Devices and processes. Under `torchrun` or SLURM, `devices` and `nodes` must say the same as they do."""
     count: int | str = int(devices) if devices.isdigit() else devices
+    several = count != 1 and not (count == "auto" and torch.cuda.device_count() < 2)
+    if strategy == "ddp" or several or nodes > 1:
+        # A missing optional condition leaves the networks that look at it alone out of a step.
+        strategy = "ddp_find_unused_parameters_true"
     # Precision is lowered in one place only, `ensemble.lowered_precision`: Fabric stays in float32.
     return Fabric(accelerator=accelerator, devices=count, num_nodes=nodes, strategy=strategy, precision="32-true")
 

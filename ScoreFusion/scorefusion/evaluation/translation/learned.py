@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefusion.bundle.folder import Bundle
-from scorefusion.bundle.load import Model, load_model
+from scorefusion.bundle.load import Model
 from scorefusion.diffusion.noise import NoiseField
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.learned import COSTLY, Learned, RuleRow, rule_rows, sampling_plans
@@ -21,11 +22,13 @@ from scorefusion.fusion.planes import Plane
 from scorefusion.fusion.tiling import at
 from scorefusion.imaging.foreground import foreground_box, foreground_mask
 from scorefusion.imaging.intensity_map import clear_background, read_maps
-from scorefusion.run.devices import inference_settings, pick_device, pick_precision
+from scorefusion.run.devices import inference_settings
+from scorefusion.run.load_checked import load_checked
 from scorefusion.run.prepare import FOREGROUND_MARGIN_MM, as_magnitude
 from scorefusion.run.request import SamplingPlan
 from scorefusion.run.restore import restore
 
+logger = logging.getLogger(__name__)
 #: Rules that run at costly plans, too.
 MAIN = ("average", "fusion", "volume")
 
@@ -51,8 +54,7 @@ def learned_translators(
     Raises:
         RequestError: single slices of a plane that the model does not look along.
     """
-    chosen = pick_device(device)
-    model = load_model(bundle, chosen, pick_precision(precision, chosen))
+    model, chosen, _ = load_checked(bundle, device, precision, lambda _code, message: logger.warning(message))
     rows = translation_rules(model, plane)
     if single_slices:
         rows = [row for row in rows if row.rule == plane.value]
