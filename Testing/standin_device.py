@@ -11,8 +11,8 @@ take for CUDA. A tensor of the device is a `DeviceTensor` around a CPU tensor, a
   `set_sync_debug_mode` has them.
 
 The meta device knows no values, so nothing that reads one would run there; a mode that only tags CPU tensors leaves
-`x.device` a wish, which `Module.to`, optimisers and `torch.load` do not heed. Not seen here: kernels that differ from the CPU's, autocast,
-races, memory.
+`x.device` a wish, which `Module.to`, optimisers and `torch.load` do not heed.
+Not seen here: kernels that differ from the CPU's, autocast, races, memory.
 """
 
 from __future__ import annotations
@@ -112,10 +112,9 @@ class DeviceTensor(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = str(func.overloadpacket)
-        if torch.is_inference_mode_enabled():  # elsewhere autograd has taken composite operators apart
-            parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+        parts = func.decompose(*args, **kwargs)  # composite operators; where there are gradients autograd has done so
+        if parts is not NotImplemented:
+            return parts
         if func is aten.copy_.default:
             return _copy(*args, **kwargs)
         STATE.operators.add(name)

@@ -179,7 +179,7 @@ class TestLoop:
 
 @pytest.mark.slow
 def test_two_processes_with_optional_conditions_get_the_weights_of_one_with_twice_the_accumulation(tmp_path):
-    """A missing condition leaves networks out of a step, in one process and not in the other; and the run is resumed."""
+    """A missing condition leaves networks out of a step, in one process not in the other; and the run is resumed."""
     noise = torch.rand(3, 3, 28, 28, 28, generator=torch.Generator().manual_seed(1)) * 2 - 1
     noise[1, 1] = -1.0  # one person has no t2
     people = tuple(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scorefusion.bundle.folder import Bundle
 
 FACTOR = 2.0  # of the small scan that is sharpened
-TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.2, torch.float16: 0.2}
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.2}
 """Largest root mean square of the difference, over that of what the networks add to the base."""
 
 
@@ -75,7 +75,7 @@ def model_problem(model: Model, device: torch.device, dtype: torch.dtype = torch
     try:
         there = _restored(model, device).cpu()
     except (RuntimeError, TypeError) as error:  # NotImplementedError, too, is a RuntimeError
-        if is_out_of_memory(error):
+        if is_out_of_memory(error):  # that is no fault; the caller has words for it
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return f"Device '{device}' cannot run the networks of the model '{model.bundle.id}' ({reason})."

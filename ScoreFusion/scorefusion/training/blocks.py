@@ -45,8 +45,8 @@ class Block:
     Attributes:
         conditions: `(C, I, J, K)` float32 in about [-1, 1]; the first one is the base.
         residual: `(1, I, J, K)` what is sought: gain * (target - base) / 2.
-        weight: `()` of its loss. Error counts relative to what there is to find, as it does in decibels, so that mild and
-            strong acquisitions count alike.
+        weight: `()` of its loss. Error counts relative to what there is to find, as it does in decibels, so that mild
+            and strong acquisitions count alike.
         acquisition: `(6,)` as `fusion.acquisition_vector`; None in translation.
         operator: the scanner drawn; None in translation.
         present: which conditions are there; None = all.
