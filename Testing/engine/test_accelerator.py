@@ -14,7 +14,6 @@ torch = pytest.importorskip("torch")
 
 from standin_device import NAME, StandIn, standin_device, standin_fabric  # noqa: E402
 from test_evaluation_run import brain_like  # noqa: E402
-from test_evaluation_translation import pair_of  # noqa: E402
 from test_same_voxels import head  # noqa: E402
 from test_training_data import phantom  # noqa: E402
 from test_training_run import NETWORKS  # noqa: E402
@@ -24,8 +23,6 @@ from scorefusion.bundle.folder import Bundle  # noqa: E402
 from scorefusion.bundle.store import find_bundle  # noqa: E402
 from scorefusion.errors import RequestError  # noqa: E402
 from scorefusion.evaluation.cli import app as evaluate  # noqa: E402
-from scorefusion.evaluation.translation.learned import learned_translators  # noqa: E402
-from scorefusion.evaluation.translation.run import score  # noqa: E402
 from scorefusion.imaging.files import write_volume  # noqa: E402
 from scorefusion.imaging.volume import Volume  # noqa: E402
 from scorefusion.pipeline import translate  # noqa: E402
@@ -247,18 +244,19 @@ class TestEvaluate:
         assert "fusion+proj@fast" in (out / "evaluation.csv").read_text()
         assert "aten.convolution" in gpu.operators
 
-    def test_translation(self, gpu: StandIn) -> None:
-        values = {name: torch.from_numpy(to_unit_range(small(name))) for name in ("t1", "t2")}
-        pair = pair_of({"t1": values["t1"].numpy()}, values["t2"].numpy(), values["t1"].numpy() > 0)
-        rows = learned_translators(find_bundle("brain-t1-to-t2"), device=NAME, plans=["fast"])
-        assert len(rows) > 2
-        for row in rows:
-            assert np.isfinite(score(pair, row)[0].scores.psnr)
+    def test_translation(self, gpu: StandIn, tmp_path: Path) -> None:
+        contrasts = {}
+        for name in ("t1", "t2"):
+            contrasts[name] = f"{name}.nii.gz"
+            write_volume(small(name), tmp_path / contrasts[name])
+        case = {"subject": "P1", "contrasts": contrasts, "skull_stripped": True}
+        (tmp_path / "pairs.json").write_text(json.dumps({"test": [case]}))
+        out = tmp_path / "results"
+        arguments = [str(tmp_path / "pairs.json"), "--model", "brain-t1-to-t2", "--plans", "fast", "--no-pictures"]
+        done = CliRunner().invoke(evaluate, [*arguments, "--out", str(out), "--device", NAME])
+        assert done.exit_code == 0, done.output
+        assert "fusion@fast" in (out / "translation.csv").read_text()
         assert "aten.convolution" in gpu.operators
-
-
-def to_unit_range(volume: Volume) -> np.ndarray:
-    return (volume.data[0] / volume.data.max()).astype(np.float32)
 
 
 class TestSelfCheck:
