@@ -224,7 +224,7 @@ def sample_prepared(
 
 
 @contextmanager
-def _memory_errors(device: str) -> Iterator[None]:
+def _memory_errors(device: torch.device | str) -> Iterator[None]:
     """Words for what a device says when it is full."""
     try:
         yield

@@ -185,8 +185,11 @@ class Trainer:
         Raises:
             TrainingError: a loss since the last look was no number (the mean then never is one again).
         """
-        mean = None if self.running is None else self.fabric.all_reduce(self.running.clone())
-        value = math.nan if mean is None else float(mean)
+        value = math.nan
+        if self.running is not None:
+            mean = self.fabric.all_reduce(self.running.clone())
+            assert isinstance(mean, Tensor)
+            value = float(mean)
         if not math.isfinite(value):
             msg = (
                 f"stage {self.name}: the loss was no number in one of the last steps before step {self.step}. The "
