@@ -1,8 +1,8 @@
 """A stand-in for a GPU on machines without one: it computes on the CPU and behaves as an accelerator does.
 
 torch's own seam for accelerators from elsewhere (PrivateUse1, by its Python route) gives a true `torch.device`, so that
-factories, `Module.to`, autograd with its device threads, optimisers and random states take the very paths that they
-take for CUDA. A tensor of the device is a `DeviceTensor` around a CPU tensor, and every operator on it comes by
+factories, `Module.to`, autograd (in one thread), optimisers and random states take the very paths that they take for
+CUDA. A tensor of the device is a `DeviceTensor` around a CPU tensor, and every operator on it comes by
 `DeviceTensor.__torch_dispatch__`, which refuses what a GPU refuses and counts what makes the host wait for a GPU:
 
 * a device tensor and a CPU tensor of one or more axes in one operation are refused, `numpy()` too, and a CPU generator;
@@ -344,7 +344,8 @@ def standin_device() -> Iterator[StandIn]:
     """The device is there, sound, and has noticed nothing yet."""
     _register()
     vars(STATE).update(vars(StandIn(present=True)))
-    with pytest.MonkeyPatch.context() as patch:
+    # torch counts the threads for devices at the first backward pass of a process, which may have been before.
+    with pytest.MonkeyPatch.context() as patch, torch.autograd.set_multithreading_enabled(False):
         patch.setattr(torch, "Generator", _AnyGenerator)
         for name in ("randn", "rand", "randint", "randperm"):
             patch.setattr(torch, name, _with_generator_of(getattr(torch, name)))
