@@ -27,13 +27,13 @@ from scorefusion.pipeline import Result, translate
 from scorefusion.run.domain import check_domain
 
 
-def _restorer_rule() -> InputLayout:
+def _restorer_layout() -> InputLayout:
     return InputLayout(1, False, True, True, True, 0, 4.0, "clean")
 
 
 @pytest.fixture(scope="module")
 def restorer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    rule = tiny_fusion(tiny_ensemble(_restorer_rule(), std=0.08), std=0.08)
+    rule = tiny_fusion(tiny_ensemble(_restorer_layout(), std=0.08), std=0.08)
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny-sr", rule)
 
 

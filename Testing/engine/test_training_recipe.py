@@ -112,16 +112,16 @@ class TestChanges:
 
 class TestWhatNetworksAreShown:
     def test_super_resolution_is_told_the_acquisition(self):
-        rule = parse_recipe(MINIMAL, "").input_rule
-        assert rule.acquisition_context
-        assert rule.plane_context  # one network serves three planes
+        layout = parse_recipe(MINIMAL, "").input_layout
+        assert layout.acquisition_context
+        assert layout.plane_context  # one network serves three planes
 
     def test_translation_is_not(self):
-        assert not parse_recipe(TRANSLATION, "").input_rule.acquisition_context
+        assert not parse_recipe(TRANSLATION, "").input_layout.acquisition_context
 
     def test_separate_plane_networks_need_not_be_told_their_plane(self):
         content = {**MINIMAL, "networks": {"shared": False}}
-        assert not parse_recipe(content, "").input_rule.plane_context
+        assert not parse_recipe(content, "").input_layout.plane_context
 
     def test_linear_schedule_is_the_papers(self):
         content = {**MINIMAL, "networks": {"schedule": "linear", "prediction": "noise", "residual_gain": 1.0}}

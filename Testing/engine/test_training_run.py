@@ -105,7 +105,7 @@ class TestSuperResolution:
         bundle = Bundle(tmp_path / "run" / "bundle" / "tiny-sr")
         model = load_model(bundle)
         assert isinstance(model.rule, ScoreFusion)
-        assert model.rule.prior is not None
+        assert model.rule.gate is not None
         assert bundle.section["training"]["subjects"] == ["p0", "p1"]
         assert str(tmp_path) not in json.dumps(bundle.metadata)  # where the scans lay is nobody's business
         assert bundle.section["training"]["recipe"]["seed"] == 0
@@ -295,7 +295,7 @@ class TestTranslation:
         fused = Run(recipe, tmp_path / "again", make_fabric(accelerator="cpu"), Reporter(), near=tmp_path).rule().eval()
         t1, t2 = torch.rand(2, 1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
         noisy, level = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(1)), torch.full((1,), 0.3)
-        half_gain = 0.5 * fused.rule.residual_gain
+        half_gain = 0.5 * fused.layout.residual_gain
         images = []
         for folder, own in zip(folders, (t1, t2), strict=True):
             rule = PlaneAverage(load_model(Bundle(folder)).ensemble)
@@ -416,7 +416,7 @@ class TestLosses:
             from scorefusion.training.losses import _slab
 
             slab = _slab(ensemble, noisy.x_t.narrow(axis, 5, 1), block, member, 5)
-            context = ensemble.rule.plane_vector(block.inputs, member.plane, 1)
+            context = ensemble.layout.plane_vector(block.inputs, member.plane, 1)
             single, _ = ensemble.plane_networks[0](slab, noisy.alpha_bar, context)
             expected = whole[:, number].select(axis - 1, 5)
             torch.testing.assert_close(single[:, 0], expected, atol=1e-5, rtol=1e-4)

@@ -14,7 +14,7 @@ from scorefusion.diffusion.schedule import NoiseSchedule
 from scorefusion.errors import BundleError, RequestError
 from scorefusion.fusion.ensemble import PlaneEnsemble
 from scorefusion.fusion.features import FeatureAlignment
-from scorefusion.fusion.gate import AcquisitionGate
+from scorefusion.fusion.gate import STORED_NAME, AcquisitionGate
 from scorefusion.fusion.inputs import InputLayout
 from scorefusion.fusion.members import Member
 from scorefusion.fusion.planes import Plane
@@ -24,7 +24,7 @@ from scorefusion.networks.unet import UNet
 
 ALIGNMENT_PREFIX = "alignment."
 NETWORK_PREFIX = "network."
-PRIOR_PREFIX = "prior."
+GATE_PREFIX = f"{STORED_NAME}."
 Kind = TypeVar("Kind", bound=nn.Module)
 _PLANES = {plane.value: plane for plane in Plane}
 _ANOTHER_VERSION = "The bundle was made by another version or is damaged: import it again."
@@ -84,7 +84,7 @@ class Model:
                 return self.rule
             if self.rule.alignment is None:
                 self._refuse(name, "its fusion takes no features in the first place. Use rule 'fusion'")
-            return ScoreFusion(self.ensemble, self.rule.network, None, self.rule.prior).eval()
+            return ScoreFusion(self.ensemble, self.rule.network, None, self.rule.gate).eval()
         if name == "volume":
             self._refuse(name, f"it has no 3D network of its own, but planes ({_listed(self.planes)}). Use 'average'")
         if name == "alternating":
@@ -116,7 +116,7 @@ def _listed(planes: Iterable[Plane]) -> str:
     return ", ".join(plane.value for plane in planes)
 
 
-def input_rule(section: dict[str, Any]) -> InputLayout:
+def input_layout(section: dict[str, Any]) -> InputLayout:
     """What the networks of this bundle are shown."""
     return InputLayout(
         slab_radius=section.get("slab_radius", 0),  # a 3D network alone has no slabs
@@ -137,7 +137,7 @@ def load_model(bundle: Bundle, device: torch.device | str = "cpu", autocast: tor
         BundleError: weights and metadata do not fit each other.
     """
     try:
-        inputs = input_rule(bundle.section)
+        inputs = input_layout(bundle.section)
     except TypeError as error:
         msg = f"Bundle '{bundle.id}': its scorefusion.inputs cannot be used ({error}). {_ANOTHER_VERSION}"
         raise BundleError(msg) from error
@@ -167,7 +167,7 @@ def _load_planes(bundle: Bundle, inputs: InputLayout) -> FusionRule:
 
 def _load_fusion(ensemble: PlaneEnsemble, bundle: Bundle, entry: dict[str, Any], num_conditions: int) -> ScoreFusion:
     state = bundle.load_state_dict(entry["file"])
-    inputs, count = ensemble.rule, len(ensemble.members)
+    inputs, count = ensemble.layout, len(ensemble.members)
     channels = inputs.volume_channels(num_conditions, count)
     network = _empty(UNet, _config(entry, bundle, 3, channels, count, inputs.volume_context_size))
     _load_weights(network, _part(state, NETWORK_PREFIX), bundle, entry["file"])
@@ -176,12 +176,12 @@ def _load_fusion(ensemble: PlaneEnsemble, bundle: Bundle, entry: dict[str, Any],
     if aligned:
         alignment = _empty(FeatureAlignment, ensemble.plane_networks, ensemble.members, network)
         _load_weights(alignment, aligned, bundle, entry["file"])
-    prior = None
-    learned = _part(state, PRIOR_PREFIX)
+    gate = None
+    learned = _part(state, GATE_PREFIX)
     if learned:
-        prior = _empty(AcquisitionGate, count, inputs.volume_context_size)
-        _load_weights(prior, learned, bundle, entry["file"])
-    return ScoreFusion(ensemble, network, alignment, prior)
+        gate = _empty(AcquisitionGate, count, inputs.volume_context_size)
+        _load_weights(gate, learned, bundle, entry["file"])
+    return ScoreFusion(ensemble, network, alignment, gate)
 
 
 def _load_volume(bundle: Bundle, inputs: InputLayout) -> VolumeOnly:
@@ -197,8 +197,8 @@ def fusion_state(rule: ScoreFusion) -> dict[str, Tensor]:
     state = {NETWORK_PREFIX + key: value for key, value in rule.network.state_dict().items()}
     if rule.alignment is not None:
         state |= {ALIGNMENT_PREFIX + key: value for key, value in rule.alignment.state_dict().items()}
-    if rule.prior is not None:
-        state |= {PRIOR_PREFIX + key: value for key, value in rule.prior.state_dict().items()}
+    if rule.gate is not None:
+        state |= {GATE_PREFIX + key: value for key, value in rule.gate.state_dict().items()}
     return state
 
 

@@ -31,7 +31,7 @@ class PlaneEnsemble(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.members = tuple(members)
-        self.rule = inputs
+        self.layout = inputs
         self.slice_pixels = 2**20  # pixels in one network call: bounds memory, never the result
         self.autocast: torch.dtype | None = None  # None = float32 throughout
         self.on_work: Callable[[int], None] | None = None  # told the voxels just done; may raise Cancelled
@@ -64,7 +64,7 @@ class PlaneEnsemble(nn.Module):
             RequestError: there are none.
         """
         available = set(inputs.available)
-        enough = any if self.rule.presence_context else all
+        enough = any if self.layout.presence_context else all
         mine = [n for n, member in enumerate(self.members) if member.plane in planes]
         chosen = [n for n in mine if enough(index in available for index in self.members[n].conditions)]
         if not chosen:
@@ -107,7 +107,7 @@ class PlaneEnsemble(nn.Module):
         member = self.members[number]
         network = self.network(member)
         batch, plane = x_t.shape[0], member.plane
-        shift = own_base_shift(inputs, member, self.rule.residual_gain)
+        shift = own_base_shift(inputs, member, self.layout.residual_gain)
         seen = x_t if shift is None else rebase(x_t, shift, alpha_bar)
 
         num_slices = x_t.shape[2 + plane.axis]
@@ -117,9 +117,9 @@ class PlaneEnsemble(nn.Module):
         pieces = []
         for start in range(0, num_slices, count):
             stop = min(start + count, num_slices)
-            slab = self.rule.slab(seen, inputs, member.conditions, plane, start, stop)
+            slab = self.layout.slab(seen, inputs, member.conditions, plane, start, stop)
             level = alpha_bar.repeat_interleave(stop - start, dim=0)
-            context = self.rule.plane_vector(inputs, plane, stop - start)
+            context = self.layout.plane_vector(inputs, plane, stop - start)
             with self.precision(slab):
                 slices, features = network(
                     slab.contiguous(memory_format=torch.channels_last),
@@ -134,7 +134,7 @@ class PlaneEnsemble(nn.Module):
         prediction = torch.cat(pieces, dim=2 + plane.axis)
         if shift is None:
             return prediction
-        return rebase_prediction(prediction, shift, alpha_bar, self.rule.prediction)
+        return rebase_prediction(prediction, shift, alpha_bar, self.layout.prediction)
 
     def report(self, voxels: int) -> None:
         """Tell the listener, if there is one, that so many voxels went through a network."""

@@ -7,6 +7,10 @@ from torch import Tensor, nn
 
 from scorefusion.networks.blocks import noise_time
 
+STORED_NAME = "prior"
+"""What files call the gate: `prior.head.weight` in weights, `networks.prior` and a stage `prior` in recipes. Those that
+people have were written when it had this name, so it stays there; in the code it is the gate."""
+
 
 class AcquisitionGate(nn.Module):
     """What is the same in every voxel: plane weights and a gain, from noise level and acquisition alone.

@@ -36,9 +36,9 @@ class FusionRule(nn.Module):
         self.ensemble = ensemble
 
     @property
-    def rule(self) -> InputLayout:
+    def layout(self) -> InputLayout:
         """What the networks are shown."""
-        return self.ensemble.rule
+        return self.ensemble.layout
 
     @property
     def size_multiple(self) -> int:
@@ -134,7 +134,7 @@ class VolumeRule(FusionRule):
         Returns:
             `(B, out_channels, I, J, K)` float32.
         """
-        context = self.rule.volume_vector(inputs)
+        context = self.layout.volume_vector(inputs)
 
         def piece(window: Window) -> Tensor:
             injected = {
@@ -161,7 +161,7 @@ class ScoreFusion(VolumeRule):
         ensemble: the plane networks.
         network: 3D U-Net with `volume_channels(C, P)` inputs and P outputs.
         alignment: feature injection, or None for scores only.
-        prior: weights by acquisition, or None to start every voxel at the average.
+        gate: weights and a gain by acquisition, or None to start every voxel at the average.
     """
 
     def __init__(
@@ -169,11 +169,11 @@ class ScoreFusion(VolumeRule):
         ensemble: PlaneEnsemble,
         network: UNet,
         alignment: FeatureAlignment | None = None,
-        prior: AcquisitionGate | None = None,
+        gate: AcquisitionGate | None = None,
     ) -> None:
         super().__init__(ensemble, network)
         self.alignment = alignment
-        self.prior = prior
+        self.gate = gate
 
     def fuse(self, x_t: Tensor, inputs: ModelInputs, alpha_bar: Tensor, step: int) -> Tensor:
         gathered = self._feature_sink(x_t)
@@ -230,10 +230,10 @@ class ScoreFusion(VolumeRule):
             # A silent member is shown to the network as agreeing with the others.
             shown = predictions.mean(dim=1, keepdim=True).repeat(1, members, 1, 1, 1)
             shown[:, active] = predictions
-        output = self.ask(self.rule.volume(x_t, inputs, shown), inputs, alpha_bar, features)
+        output = self.ask(self.layout.volume(x_t, inputs, shown), inputs, alpha_bar, features)
         free, correction = output[:, :-1], output[:, -1:]
-        if self.prior is not None and len(active) == members:  # it was fitted to the voices of all
-            common, gain = self.prior(alpha_bar, self.rule.volume_vector(inputs))
+        if self.gate is not None and len(active) == members:  # it was fitted to the predictions of all
+            common, gain = self.gate(alpha_bar, self.layout.volume_vector(inputs))
             free = free + common
             correction = correction + gain * predictions.mean(dim=1, keepdim=True)
         weights = torch.cat([free, -free.sum(dim=1, keepdim=True)], dim=1)[:, active]
@@ -274,7 +274,7 @@ class VolumeOnly(VolumeRule):
     def fuse(self, x_t: Tensor, inputs: ModelInputs, alpha_bar: Tensor, step: int) -> Tensor:
         if self.kind == "regression":
             x_t, alpha_bar = torch.zeros_like(x_t), torch.zeros_like(alpha_bar)
-        return self.ask(self.rule.volume(x_t, inputs, None), inputs, alpha_bar)
+        return self.ask(self.layout.volume(x_t, inputs, None), inputs, alpha_bar)
 
 
 def make_volume_network(

@@ -59,7 +59,7 @@ def restore(
     if plan.samples < 1 or plan.steps < 1:
         msg = f"samples and steps must be 1 or more, got {plan.samples} and {plan.steps}."
         raise RequestError(msg)
-    gain = rule.rule.residual_gain
+    gain = rule.layout.residual_gain
     device = inputs.conditions.device
     timesteps = schedule.timesteps(plan.steps, start=plan.start)
     project = None

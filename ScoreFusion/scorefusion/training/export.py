@@ -147,7 +147,7 @@ def _networks(recipe: Recipe, rule: FusionRule) -> tuple[dict[str, Any], dict[st
 
 
 def _inputs(rule: FusionRule) -> dict[str, Any]:
-    inputs = rule.rule
+    inputs = rule.layout
     return {
         "position": inputs.position,
         "foreground": inputs.foreground,

@@ -327,7 +327,7 @@ class Recipe(_Part):
         return (self.warm_start,) if isinstance(self.warm_start, str) else self.warm_start
 
     @property
-    def input_rule(self) -> InputLayout:
+    def input_layout(self) -> InputLayout:
         """What the networks are shown."""
         optional = sum(condition.optional for condition in self.conditions) and not self.networks.per_condition
         return InputLayout(
