@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import tiny_ensemble, tiny_fusion, tiny_network, tiny_volume
 
-from scorefusion.diffusion.schedule import NoiseSchedule
+from scorefusion.diffusion.schedule import NoiseSchedule, Prediction
 from scorefusion.errors import RequestError
 from scorefusion.fusion.base import rebase, rebase_prediction
 from scorefusion.fusion.ensemble import PlaneEnsemble
@@ -278,8 +278,14 @@ def test_wrong_channel_count_names_both_numbers() -> None:
 
 
 class TestAcquisitionGate:
+    @pytest.mark.parametrize("prediction", ["noise", "v"])
+    def test_is_refused_where_a_gain_would_not_be_one_of_the_image(self, prediction: Prediction) -> None:
+        rule = tiny_fusion(tiny_ensemble(InputLayout(prediction=prediction)), features=False)
+        with pytest.raises(ValueError, match=f"a gate needs networks that predict the clean residual.*'{prediction}'"):
+            ScoreFusion(rule.ensemble, rule.network, None, AcquisitionGate(3, 0))
+
     def _rule(self) -> ScoreFusion:
-        ensemble = tiny_ensemble()
+        ensemble = tiny_ensemble(InputLayout(slab_radius=1, acquisition_context=True, prediction="clean"))
         rule = tiny_fusion(ensemble, fresh=True)
         rule.gate = AcquisitionGate(3, ensemble.layout.volume_context_size)
         return rule

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scorefusion.errors import RequestError
+from scorefusion.training.networks import make_ensemble, make_fusion
 from scorefusion.training.recipe import RECIPES, known_recipes, parse_recipe, read_recipe
 
 MINIMAL = {
@@ -67,6 +68,8 @@ class TestRefusals:
             ({"stages": {"fusion": {"steps": 1}}}, "warm_start"),
             ({"stages": {"planes": {"steps": 1}, "volume": {"steps": 1}}}, "recipe of its own"),
             ({"stages": {"planes": {"steps": 1}, "prior": {}}}, "networks.prior"),
+            ({"networks": {"prior": True, "prediction": "noise"}}, "networks.prior: "),
+            ({"networks": {"prior": True, "prediction": "v"}}, "networks.prior: "),
             ({"conditions": [{"name": "image"}]}, "coarse"),
             ({"networks": {"base": "condition"}}, "networks.base"),
             ({"data": {"datalist": "none"}}, "synthetic"),
@@ -75,6 +78,16 @@ class TestRefusals:
     )
     def test_impossible_combinations(self, changes, part):
         assert part in refusal(MINIMAL, changes)
+
+    def test_features_that_nowhere_fit_into_the_fusion_network_are_refused(self):
+        recipe = parse_recipe({**MINIMAL, "networks": {"plane": {"stem_factor": 16}}}, "")
+        with pytest.raises(RequestError, match=r"networks.features.*1/64, 1/32, 1/16.*1/4, 1/2.*features: false"):
+            make_fusion(recipe, make_ensemble(recipe))
+
+    def test_a_word_that_the_networks_do_not_know_is_refused(self):
+        recipe = parse_recipe({**MINIMAL, "networks": {"fusion": {"resampling": "blok"}}}, "")
+        with pytest.raises(RequestError, match="networks.fusion: resampling is 'blok'; it must be one of block"):
+            make_fusion(recipe, make_ensemble(recipe))
 
     def test_unknown_recipe_names_the_nearest(self):
         with pytest.raises(RequestError, match="Did you mean 'brain-sr'"):

@@ -50,6 +50,21 @@ class TestPublishedSizes:
         assert sum(map(count_parameters, (plane, fusion, alignment))) < 3e6
 
 
+class TestUnknownWords:
+    @pytest.mark.parametrize(
+        ("field", "word", "known"),
+        [
+            ("resampling", "blok", "block, convolution, plain"),
+            ("normalisation", "batch", "group, none"),
+            ("modulation", "scale", "scale_shift, shift"),
+        ],
+    )
+    def test_a_word_that_a_network_does_not_know_is_refused(self, field: str, word: str, known: str) -> None:
+        settings = plane_config("compact", 7).to_dict() | {field: word}
+        with pytest.raises(ValueError, match=f"{field} is '{word}'; it must be one of {known}"):
+            UNetConfig.from_dict(settings)
+
+
 class TestAnySize:
     @pytest.mark.parametrize("name", ["paper", "compact"])
     @pytest.mark.parametrize("size", [(17, 22), (8, 31)])

@@ -181,7 +181,11 @@ def _load_fusion(ensemble: PlaneEnsemble, bundle: Bundle, entry: dict[str, Any],
     if learned:
         gate = _empty(AcquisitionGate, count, inputs.volume_context_size)
         _load_weights(gate, learned, bundle, entry["file"])
-    return ScoreFusion(ensemble, network, alignment, gate)
+    try:
+        return ScoreFusion(ensemble, network, alignment, gate)
+    except ValueError as error:
+        msg = f"Bundle '{bundle.id}': {entry['file']} cannot be used ({error}). {_ANOTHER_VERSION}"
+        raise BundleError(msg) from error
 
 
 def _load_volume(bundle: Bundle, inputs: InputLayout) -> VolumeOnly:

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Resampling = Literal["block", "convolution", "plain"]
 Padding = Literal["zeros", "replicate"]
+
+
+def check_words(settings: Any) -> None:
+    """Refuse a word that a `Literal` field of a dataclass instance does not allow: read as another, it would silently
+    make another network.
+
+    Raises:
+        ValueError: field, word, and the words there are.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        if get_origin(hint) is Literal and getattr(settings, name) not in get_args(hint):
+            msg = f"{name} is {getattr(settings, name)!r}; it must be one of {', '.join(map(str, get_args(hint)))}"
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ class UNetConfig:
     replicate_edges: bool = False
 
     def __post_init__(self) -> None:
+        check_words(self)
         if self.spatial_dims not in (2, 3):
             msg = f"spatial_dims must be 2 or 3, got {self.spatial_dims}"
             raise ValueError(msg)

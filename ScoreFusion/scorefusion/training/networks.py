@@ -67,7 +67,11 @@ def make_fusion(recipe: Recipe, ensemble: PlaneEnsemble) -> ScoreFusion:
         recipe.networks.size, layout.volume_channels(len(recipe.conditions), count), count, layout.volume_context_size
     )
     config = _changed(config, recipe.networks.fusion, "fusion")
-    network, alignment = make_volume_network(config, ensemble, with_features=recipe.networks.features)
+    try:
+        network, alignment = make_volume_network(config, ensemble, with_features=recipe.networks.features)
+    except ValueError as error:
+        msg = f"networks.features: {error}. Change the stem or the levels of one of them, or set 'features: false'"
+        raise RequestError(msg) from error
     gate = AcquisitionGate(count, layout.volume_context_size) if recipe.networks.prior else None
     return ScoreFusion(ensemble, network, alignment, gate)
 
@@ -88,7 +92,11 @@ def _changed(config: UNetConfig, changes: Mapping[str, Any], which: str) -> UNet
         known = ", ".join(sorted(set(config.to_dict()) - fixed))
         msg = f"networks.{which}: {', '.join(unknown)} cannot be set; keys are {known}"
         raise RequestError(msg)
-    return replace(config, **changes)
+    try:
+        return replace(config, **changes)
+    except (TypeError, ValueError) as error:
+        msg = f"networks.{which}: {error}"
+        raise RequestError(msg) from error
 
 
 @dataclass(frozen=True)
