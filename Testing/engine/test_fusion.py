@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from scorefusion.fusion.gate import AcquisitionGate
 from scorefusion.fusion.inputs import InputLayout, ModelInputs
 from scorefusion.fusion.members import Member
 from scorefusion.fusion.planes import Plane
-from scorefusion.fusion.rules import AlternatingPlanes, PlaneAverage, ScoreFusion, SinglePlane, VolumeOnly
+from scorefusion.fusion.rules import AlternatingPlanes, PlaneAverage, ScoreFusion, SinglePlane, VolumeOnly, VolumeRule
 
 SHAPE = (11, 14, 17)  # lopsided, and nothing divides it
 LEVEL = torch.tensor([0.3, 0.6])
@@ -142,19 +143,47 @@ class TestPermutation:
 
 
 class TestTiles:
-    """56 voxels of surroundings are this network's receptive field, so that nothing is cut off."""
+    def _rule(self, alone: bool = False, **settings: Any) -> VolumeRule:
+        """Loud weights and two levels: what is far away counts."""
+        if alone:
+            return tiny_volume(InputLayout(slab_radius=0), std=0.15, **settings)
+        return tiny_fusion(tiny_ensemble(), std=0.15, **settings)
 
     @pytest.mark.parametrize("alone", [False, True], ids=["fusion", "3D network alone"])
-    def test_tiled_equals_the_whole(self, alone: bool) -> None:
-        rule = tiny_volume(InputLayout(slab_radius=0)) if alone else tiny_fusion(tiny_ensemble())
+    def test_tiles_with_the_halo_that_ships_equal_the_whole(self, alone: bool) -> None:
+        rule = self._rule(alone)
         x_t, inputs = _inputs(shape=(6, 11, 170))
         whole = rule(x_t, inputs, LEVEL)
         assert whole.std() > 0.01
         windows = []
         rule.ensemble.on_work = windows.append
-        rule.tile, rule.halo = (8, 12, 16), 56
+        rule.tile = (8, 12, 16)
         assert (rule(x_t, inputs, LEVEL) - whole).abs().max() < 1e-5 * whole.abs().max()
         assert len(windows) == 11 + (0 if alone else 3)  # 170 voxels in tiles of 16, and a call for each plane
+
+    def test_a_halo_that_is_too_small_is_blended_without_seams(self) -> None:
+        """With less than a third of the surroundings the answer differs, but not most of all at the borders."""
+        rule = tiny_volume(InputLayout(slab_radius=0), std=0.1)
+        x_t, inputs = _inputs(shape=(8, 8, 160))
+        whole = rule(x_t, inputs, LEVEL)
+        rule.tile, rule.halo = (8, 8, 32), 16
+        change = rule(x_t, inputs, LEVEL) - whole
+        assert 1e-4 < change.abs().max() / whole.abs().max() < 0.03
+        jump = change.diff(dim=4).abs().amax(dim=(0, 1, 2, 3))
+        borders = jump[[31, 63, 95, 127]]
+        assert borders.max() < jump.max()
+        rule.halo = 0
+        hard = (rule(x_t, inputs, LEVEL) - whole).diff(dim=4).abs().amax(dim=(0, 1, 2, 3))
+        assert hard[[31, 63, 95, 127]].min() > borders.max()
+
+    @pytest.mark.parametrize("settings", [{"normalisation": "group"}, {"attention": True, "head_width": 4}])
+    def test_networks_that_need_the_whole_volume_are_not_cut(self, settings: dict[str, Any]) -> None:
+        rule = self._rule(alone=True, **settings)
+        x_t, inputs = _inputs(shape=(8, 8, 32))
+        assert rule.exact_halo is None
+        rule.tile = (8, 8, 16)
+        with pytest.raises(RequestError, match="group normalisation or attention.*whole volume"):
+            rule(x_t, inputs, LEVEL)
 
 
 class TestSeveralConditions:

@@ -18,12 +18,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from scorefusion.errors import RequestError
 from scorefusion.fusion.ensemble import PlaneEnsemble
 from scorefusion.fusion.features import FeatureAccumulator, FeatureAlignment, FeatureRecorder, FeatureSink
 from scorefusion.fusion.gate import AcquisitionGate
 from scorefusion.fusion.inputs import InputLayout, ModelInputs
 from scorefusion.fusion.planes import Plane
-from scorefusion.fusion.tiling import Window, apply_in_tiles, at
+from scorefusion.fusion.tiling import Window, apply_in_tiles, at, is_cut
 from scorefusion.networks.shapes import crop_to, pad_to_multiple
 from scorefusion.networks.sizes import UNetConfig
 from scorefusion.networks.unet import UNet
@@ -109,13 +110,24 @@ class AlternatingPlanes(FusionRule):
 
 
 class VolumeRule(FusionRule):
-    """A rule with a 3D network, which works in tiles where the whole does not fit into memory."""
+    """A rule with a 3D network, which works in tiles where the whole does not fit into memory.
+
+    Attributes:
+        tile: voxels of a tile; None = the volume at once.
+        halo: voxels of surroundings that a tile sees on each side. As wide as `exact_halo` (None) tiles give the same
+            answer as the whole, but for rounding; with less they differ, and are blended into one another.
+    """
 
     def __init__(self, ensemble: PlaneEnsemble, network: UNet) -> None:
         super().__init__(ensemble)
         self.network = network
-        self.tile: tuple[int, int, int] | None = None  # voxels of a tile of the 3D network; None = the volume at once
-        self.halo = 32  # voxels of surroundings that a tile sees on each side
+        self.tile: tuple[int, int, int] | None = None
+        self.halo: int | None = None
+
+    @property
+    def exact_halo(self) -> int | None:
+        """Voxels around a tile that its answer depends on; None = on the whole volume, so that no tile will do."""
+        return self.network.config.reach
 
     @property
     def size_multiple(self) -> int:
@@ -134,7 +146,21 @@ class VolumeRule(FusionRule):
 
         Returns:
             `(B, out_channels, I, J, K)` float32.
+
+        Raises:
+            RequestError: tiles are asked of a network whose answer depends on the whole volume.
         """
+        i, j, k = seen.shape[2:]
+        exact = self.exact_halo
+        if exact is None and is_cut((i, j, k), self.tile):
+            msg = (
+                "The model's 3D network has group normalisation or attention, which look at the whole volume: in "
+                "tiles it would make another image. Leave out the tiles; where memory is short, use another device, "
+                "rule 'average', or a volume cropped around the head."
+            )
+            raise RequestError(msg)
+        halo = self.halo if self.halo is not None else exact or 0
+        blend = halo // 2 if exact is not None and halo < exact else 0
         context = self.layout.volume_vector(inputs)
 
         def piece(window: Window) -> Tensor:
@@ -147,8 +173,7 @@ class VolumeRule(FusionRule):
             self.ensemble.report(output[:, 0].numel())
             return output
 
-        i, j, k = seen.shape[2:]
-        return apply_in_tiles(piece, (i, j, k), self.tile, self.halo, self.size_multiple)
+        return apply_in_tiles(piece, (i, j, k), self.tile, halo, self.size_multiple, blend)
 
 
 class ScoreFusion(VolumeRule):

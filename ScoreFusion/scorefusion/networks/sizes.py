@@ -71,6 +71,35 @@ class UNetConfig:
             msg = f"channels must begin with an even number (sines and cosines of the noise level), got {self.channels}"
             raise ValueError(msg)
 
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """Voxels of the image to a cell of each level's grid, finest first."""
+        return tuple(self.stem_factor * 2**level for level in range(len(self.channels)))
+
+    @property
+    def reach(self) -> int | None:
+        """Voxels around a cell of the coarsest grid that the prediction there depends on; beyond them nothing counts.
+
+        None = the whole image counts, however large: group normalisation takes its statistics over all of it, and
+        attention looks everywhere.
+        """
+        if self.normalisation != "none" or self.attention:
+            return None
+        cells = self.cells
+        ways = {"plain": (0, 0), "convolution": (1, 0), "block": (2, 2)}  # convolutions of a way up, of a way down
+        up, down = ways[self.resampling]
+        # From the prediction back to the image. A convolution looks one cell of its grid further, a residual block two;
+        # what lies on a finer grid was read from whole cells of the coarser one.
+        reach = cells[0]  # head
+        for fine, coarse in zip(cells, cells[1:], strict=False):
+            reach += (2 * (self.blocks + 1) + up) * fine
+            reach = -(-reach // coarse) * coarse
+        reach += (2 * (self.blocks + 1) + 4 + 2 * self.blocks) * cells[-1]  # deepest level, with the two middle blocks
+        for fine, coarse in reversed(list(zip(cells, cells[1:], strict=False))):
+            reach += down * coarse + (2 * self.blocks + (self.resampling == "convolution")) * fine
+        reach += cells[0]  # stem
+        return reach
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self) | {"channels": list(self.channels)}
