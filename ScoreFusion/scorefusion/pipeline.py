@@ -23,23 +23,17 @@ from scorefusion.bundle.load import Model, load_model
 from scorefusion.bundle.store import find_bundle
 from scorefusion.diffusion.noise import NoiseField
 from scorefusion.errors import OutOfMemory, RequestError
-from scorefusion.fusion.rules import FusionRule, VolumeRule
+from scorefusion.fusion.rules import FusionRule
 from scorefusion.imaging.files import read_volume
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Event, Reporter
-from scorefusion.run.devices import (
-    available_memory,
-    inference_settings,
-    is_out_of_memory,
-    pick_device,
-    pick_precision,
-    plan_tile,
-)
+from scorefusion.run.devices import inference_settings, pick_device, pick_precision
+from scorefusion.run.memory import is_out_of_memory
+from scorefusion.run.pieces import choose_pieces, patient
 from scorefusion.run.prepare import Prepared, prepare
 from scorefusion.run.provenance import provenance_of
 from scorefusion.run.request import SamplingPlan
 from scorefusion.run.restore import Restoration, restore
-from scorefusion.wording import mm
 
 Input = Volume | str | os.PathLike[str]
 DEFAULT_UNCERTAINTY = {"steps": 4, "samples": 4, "solver": "ddim", "eta": 1.0}
@@ -98,7 +92,8 @@ def translate(
         precision: "auto", "float32", "bfloat16", "float16": inside the networks only.
         rule: fusion rule; None = the bundle's. "average", "alternating", "axial", ... are the published baselines; see
             `Model.choose_rule`.
-        tile: voxels a side that the 3D network takes at once; None = as memory allows.
+        tile: voxels a side that the 3D network takes at once; None = as memory allows. The result is the same but for
+            rounding; a network with group normalisation or attention takes no tiles.
         frame: which frame of a 4D file.
         on_event: receives progress, log and warning events.
         cancelled: asked often; True ends the work with `Cancelled`.
@@ -127,15 +122,15 @@ def translate(
         try:
             loaded = load_model(bundle, chosen, dtype)
             fusion = loaded.choose_rule(rule)
-            _choose_tiles(fusion, request, chosen, tile, report)
+            choose_pieces(fusion, request.inputs, chosen, tile, report)
             run = _Run(loaded, fusion, request, seed, chosen, report)
             main, spread = run.sample(plan, uncertainty)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             msg = (
-                f"{chosen} ran out of memory. Close other programs, give a smaller tile (tile=64), crop the volume "
-                "around the head, or use device='cpu'."
+                f"{chosen} ran out of memory, in smaller pieces, too. Close other programs, crop the volume around the "
+                "head, use rule='average' (without the 3D network), or device='cpu'."
             )
             raise OutOfMemory(msg) from error
         volume, quality = request.finish(main.mean)
@@ -275,41 +270,10 @@ class _Run:
             self.request.box_acquisition,
             None if measured is None else measured.to(self.device),
             on_step,
+            patient(self.rule, self.report),
         )
         return dataclasses.replace(
             result,
             mean=result.mean.cpu(),
             deviation=None if result.deviation is None else result.deviation.cpu(),
         )
-
-
-def _choose_tiles(
-    rule: FusionRule,
-    request: Prepared,
-    device: torch.device,
-    tile: int | tuple[int, int, int] | None,
-    report: Reporter,
-) -> None:
-    """Let the 3D network work in tiles where the whole does not fit. Plane networks see few slices at once in any
-    case."""
-    if not isinstance(rule, VolumeRule):
-        return
-    config = rule.network.config
-    shape = request.box.shape
-    if tile is not None:
-        rule.tile = (tile, tile, tile) if isinstance(tile, int) else tile
-        report.warning("tiles", f"The 3D network works in tiles of {mm(rule.tile)} voxels, as asked for.")
-        return
-    # Activations that live at once at the finest level of the network, by measurement on both named sizes.
-    per_voxel = 10 * 4 * config.channels[0] / config.stem_factor**3 + 8 * config.in_channels
-    whole = 4.0 * float(np.prod(shape)) * 20
-    rule.tile = plan_tile(
-        shape,
-        per_voxel,
-        available_memory(device),
-        overlap=rule.halo,
-        multiple=rule.size_multiple,
-        fixed_bytes=int(whole),
-    )
-    if rule.tile is not None:
-        report.warning("tiles", f"Memory is short: the 3D network works in tiles of {mm(rule.tile)} voxels.")

@@ -24,19 +24,21 @@ class PlaneEnsemble(nn.Module):
     Args:
         networks: 2D U-Nets; several members may share one.
         members: who looks along which plane at which conditions.
-        inputs: what the networks are shown.
+        layout: what the networks are shown.
     """
 
-    def __init__(self, networks: Sequence[UNet], members: Sequence[Member], inputs: InputLayout) -> None:
+    DEFAULT_SLICE_PIXELS = 2**20
+
+    def __init__(self, networks: Sequence[UNet], members: Sequence[Member], layout: InputLayout) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.members = tuple(members)
-        self.layout = inputs
-        self.slice_pixels = 2**20  # pixels in one network call: bounds memory, never the result
+        self.layout = layout
+        self.slice_pixels = self.DEFAULT_SLICE_PIXELS  # pixels in one network call: bounds memory, never the result
         self.autocast: torch.dtype | None = None  # None = float32 throughout
         self.on_work: Callable[[int], None] | None = None  # told the voxels just done; may raise Cancelled
         for number, member in enumerate(members):
-            expected = inputs.plane_channels(len(member.conditions))
+            expected = layout.plane_channels(len(member.conditions))
             given = networks[member.network].config.in_channels
             if given != expected:
                 msg = f"member {number} needs {expected} input channels; its network {member.network} has {given}"
@@ -113,7 +115,7 @@ class PlaneEnsemble(nn.Module):
         num_slices = x_t.shape[2 + plane.axis]
         rows, columns = (x_t.shape[2 + axis] for axis in plane.in_plane_axes)
         stride = gathered.max_stride if gathered is not None else 1
-        count = max(1, self.slice_pixels // (batch * rows * columns * stride)) * stride
+        count = self.slices_at_once(batch, rows, columns, stride)
         pieces = []
         for start in range(0, num_slices, count):
             stop = min(start + count, num_slices)
@@ -135,6 +137,10 @@ class PlaneEnsemble(nn.Module):
         if shift is None:
             return prediction
         return rebase_prediction(prediction, shift, alpha_bar, self.layout.prediction)
+
+    def slices_at_once(self, batch: int, rows: int, columns: int, stride: int = 1) -> int:
+        """Slices of `rows` x `columns` pixels in one network call, a multiple of `stride`."""
+        return max(1, self.slice_pixels // (batch * rows * columns * stride)) * stride
 
     def report(self, voxels: int) -> None:
         """Tell the listener, if there is one, that so many voxels went through a network."""

@@ -16,6 +16,7 @@ from scorefusion.bundle.folder import Bundle
 from scorefusion.fusion.rules import FusionRule
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Reporter
+from scorefusion.run.pieces import pieces_of
 from scorefusion.run.prepare import Prepared
 from scorefusion.run.request import SamplingPlan
 from scorefusion.version import __version__
@@ -51,6 +52,7 @@ def provenance_of(
         "Preset": preset,
         "Sampling": dataclasses.asdict(plan),
         "Rule": type(rule).__name__,
+        "Pieces": pieces_of(rule),
         "Seed": seed,
         "Device": str(device),
         "Precision": str(dtype).removeprefix("torch."),

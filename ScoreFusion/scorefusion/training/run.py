@@ -27,7 +27,7 @@ from scorefusion.fusion.gate import STORED_NAME
 from scorefusion.fusion.rules import FusionRule, PlaneAverage, ScoreFusion, VolumeOnly
 from scorefusion.imaging.intensity_map import IntensityMaps
 from scorefusion.progress import Reporter
-from scorefusion.run.devices import pick_precision
+from scorefusion.run.devices import pick_precision, settle_threads
 from scorefusion.training.blocks import Block, BlockSource, Pool
 from scorefusion.training.examine import gain_over_base, picture, save_picture
 from scorefusion.training.export import export_bundle
@@ -344,9 +344,10 @@ _STAGES: dict[str, Callable[[Run, str, Stage], None]] = {
 
 
 def make_fabric(accelerator: str = "auto", devices: str = "1", nodes: int = 1, strategy: str = "auto") -> Fabric:
-    """Devices and processes. Under `torchrun` or SLURM, `devices` and `nodes` must say the same as they do."""
+    """Devices, processes and threads. Under `torchrun` or SLURM, `devices` and `nodes` must say the same as they do."""
+    settle_threads()
     count: int | str = int(devices) if devices.isdigit() else devices
-    # Precision is lowered in one place only, `ensemble.lowered_precision`: Fabric stays in float32.
+    # Precision is lowered in one place only, `networks.precision`: Fabric stays in float32.
     return Fabric(accelerator=accelerator, devices=count, num_nodes=nodes, strategy=strategy, precision="32-true")
 
 
