@@ -60,10 +60,9 @@ class TestForetold:
     @pytest.mark.parametrize(
         ("shape", "rule", "pixels"),
         [
-            ((96, 112, 96), None, 2**20),
-            ((96, 112, 96), None, 2**17),
-            ((64, 64, 64), None, 2**20),
-            ((120, 120, 60), "average", 2**20),
+            ((64, 80, 64), None, 2**20),
+            ((64, 80, 64), None, 2**17),
+            ((96, 96, 48), "average", 2**20),
         ],
     )
     def test_the_peak_is_within_a_factor_of_two_of_the_measured(
@@ -84,34 +83,38 @@ class TestForetold:
         cut = predict_peak(rule, inputs)
         assert cut.whole == whole.whole
         assert cut.planes < 0.5 * whole.planes
-        assert cut.volume < 0.7 * whole.volume
+        assert cut.volume < 0.8 * whole.volume
 
 
 class TestChosen:
     def _choose(
         self, monkeypatch: pytest.MonkeyPatch, share: float, **settings: Any
     ) -> tuple[FusionRule, list[Event], float]:
-        """The rule where this share of the peak is free, what was said, and the change of the result."""
+        """The rule where so much is free (1 = what the whole needs, 0 = less than the least exact tiles), what was said,
+        and the change of the result."""
         rule = tiny_volume(InputLayout(slab_radius=0), **settings)
         x_t, inputs = _inputs((12, 14, 900))
         whole = rule(x_t, inputs, LEVEL)
-        monkeypatch.setattr(
-            pieces, "available_memory", lambda _: share * predict_peak(rule, inputs).total / pieces.SHARE
-        )
+        at_once = predict_peak(rule, inputs).total
+        rule.tile = (12, 14, 4)
+        in_tiles = predict_peak(rule, inputs).total
+        rule.tile = None
+        free = in_tiles + share * (at_once - in_tiles)
+        monkeypatch.setattr(pieces, "available_memory", lambda _: free / pieces.SHARE + 1)
         reporter, events = _reporter()
         choose_pieces(rule, inputs, CPU, None, reporter)
         return rule, events, float((rule(x_t, inputs, LEVEL) - whole).abs().max() / whole.abs().max())
 
     @torch.inference_mode()
     def test_what_fits_is_not_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        rule, events, change = self._choose(monkeypatch, 1.01)
+        rule, events, change = self._choose(monkeypatch, 1.0)
         assert pieces_of(rule) == {"SlicePixels": 2**20, "Tile": None, "Halo": None, "SameAsWhole": True}
         assert not events
         assert change == 0
 
     @torch.inference_mode()
     def test_tiles_are_exact_where_memory_allows_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        rule, events, change = self._choose(monkeypatch, 0.7)
+        rule, events, change = self._choose(monkeypatch, 0.5)
         assert pieces_of(rule)["SameAsWhole"]
         assert pieces_of(rule)["Halo"] == 58
         assert "the same image as from the whole" in str(events[0])
@@ -119,7 +122,7 @@ class TestChosen:
 
     @torch.inference_mode()
     def test_where_it_does_not_they_are_blended_and_said_to_differ(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        rule, events, change = self._choose(monkeypatch, 0.45)
+        rule, events, change = self._choose(monkeypatch, 0.0)
         assert not pieces_of(rule)["SameAsWhole"]
         assert pieces_of(rule)["Halo"] < 58
         assert "near to the image from the whole, not the same" in str(events[0])

@@ -7,7 +7,7 @@ short for that, tiles see less and are blended: another image, near to the whole
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from scorefusion.run.memory import available_memory, is_out_of_memory, plan_tile
 from scorefusion.wording import mm, readable
 
 SHARE = 0.8  # of the free memory that may be used
-LIBRARY = 1.5  # what convolutions need beyond the tensors that live, by measurement: copies in the processor's layout
+LIBRARY = 2.0  # of the tensors that live, by measurement: convolutions copy them, and allocators keep what is free
 VOLUMES = 14  # whole volumes that sampling holds at once: state, noise, base, mean, spread, and the sums on the way
 SMALLEST_CHUNK = 2**17  # pixels; below, a call costs more than its work
 SMALLEST_TILE = 32  # voxels an edge
@@ -54,8 +54,7 @@ def predict_peak(rule: FusionRule, inputs: ModelInputs) -> Peak:
     """
     ensemble = rule.ensemble
     batch, conditions, *sizes = inputs.conditions.shape
-    multiple = rule.size_multiple
-    spatial = [-(-size // multiple) * multiple for size in sizes]
+    spatial = _padded(rule, sizes)
     voxels = batch * math.prod(spatial)
     number = 4 if ensemble.autocast is None else 2  # bytes inside the networks
     alignment = None
@@ -112,7 +111,7 @@ def choose_pieces(
         report.warning("chunks", "Memory is short: the plane networks take fewer slices at once. Same result.")
     if not isinstance(rule, VolumeRule):
         return
-    i, j, k = inputs.conditions.shape[2:]
+    i, j, k = _padded(rule, inputs.conditions.shape[2:])
     if tile is not None:
         edges = (tile, tile, tile) if isinstance(tile, int) else tile
         if min(edges) < rule.size_multiple:
@@ -145,7 +144,7 @@ def choose_pieces(
 
 
 def patient(rule: FusionRule, report: Reporter) -> Callable[[Tensor, ModelInputs, Tensor, int], Tensor]:
-    """The rule as a function that, when memory runs out, tries again in smaller pieces, so often as `HALVINGS` says.
+    """The rule as a function that, when memory runs out, tries again in smaller pieces, as often as `HALVINGS` says.
 
     Args:
         rule: whose pieces become smaller, and stay so.
@@ -187,7 +186,7 @@ def pieces_of(rule: FusionRule) -> dict[str, Any]:
 def _smaller(rule: FusionRule, spatial: tuple[int, ...]) -> str | None:
     """Halve the chunks, or, where they are small, the longest edge of the tiles; in words. None: nothing is left."""
     if rule.ensemble.members and _halve_chunk(rule):
-        return "the plane networks take half as many slices at once. Same result."
+        return f"the plane networks take at most {rule.ensemble.slice_pixels} pixels of slices at once. Same result."
     if not isinstance(rule, VolumeRule) or rule.exact_halo is None:
         return None
     edges = [min(edge, size) for edge, size in zip(rule.tile or spatial, spatial, strict=True)]
@@ -221,7 +220,11 @@ def _in_tiles(rule: VolumeRule) -> str:
     )
 
 
-def _window(rule: VolumeRule, spatial: list[int] | tuple[int, int, int]) -> list[int]:
+def _padded(rule: FusionRule, sizes: Sequence[int]) -> list[int]:
+    return [-(-size // rule.size_multiple) * rule.size_multiple for size in sizes]
+
+
+def _window(rule: VolumeRule, spatial: Sequence[int]) -> list[int]:
     """Voxels an axis of the largest window that the 3D network sees."""
     if rule.tile is None:
         return list(spatial)
