@@ -99,7 +99,7 @@ def run_cli(*arguments):
 
 
 class TestSuperResolution:
-    def test_all_stages_end_in_a_model_that_sharpens(self, a_study, tmp_path):
+    def test_all_stages_end_in_a_model_that_works_on_a_scan(self, a_study, tmp_path):
         done = run_cli(a_study(SR), "--out", tmp_path / "run")
         assert done.exit_code == 0, done.output
         bundle = Bundle(tmp_path / "run" / "bundle" / "tiny-sr")
