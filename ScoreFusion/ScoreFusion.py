@@ -41,14 +41,15 @@ class ScoreFusion(ScriptedLoadableModule):
             '"Score-Fusion: 3D MRI translation and super-resolution by fusing 2D diffusion models", ICML 2025. '
             "Each model's card names its training data and licence."
         )
-        slicer.app.connect("startupCompleted()", register_sample_data)
+        slicer.app.connect("startupCompleted()", register_parts)
 
 
-def register_sample_data():
-    """Offer the head of the tutorial in the module Sample Data."""
-    from ScoreFusionLib.logic import sample_data
+def register_parts():
+    """Offer the head of the tutorial in the module Sample Data, and make the layout of the comparison known."""
+    from ScoreFusionLib.logic import compare, sample_data
 
     sample_data.register()
+    compare.register_layout()
 
 
 @parameterNodeWrapper

@@ -8,9 +8,9 @@ from typing import Any
 
 from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic.errors import RunError
-from ScoreFusionLib.logic.job import JobInputs, TranslateJob
+from ScoreFusionLib.logic.job import TranslateJob
 from ScoreFusionLib.logic.models import ModelInfo, find_model
-from ScoreFusionLib.logic.request import TranslateRequest
+from ScoreFusionLib.logic.request import JobInputs, TranslateRequest
 
 
 def make_job(

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ScoreFusionLib.logic.geometry import Frame, affine_from_node, plan_frame, w
 from ScoreFusionLib.logic.models import ModelInfo
 from ScoreFusionLib.logic.node_export import export_steps, voxels_from_node
 from ScoreFusionLib.logic.node_import import load_steps
-from ScoreFusionLib.logic.request import RunFiles, TranslateRequest, command_arguments
+from ScoreFusionLib.logic.request import JobInputs, RunFiles, TranslateRequest, command_arguments
 from ScoreFusionLib.logic.results import Image, JobResult, place_results
 from ScoreFusionLib.logic.run_state import RunState
 from ScoreFusionLib.logic.sequences import frame_nodes
@@ -47,24 +47,6 @@ class Progress:
     share: float
     stage: str
     seconds_left: float | None = None
-
-
-@dataclass(frozen=True)
-class JobInputs:
-    """The nodes of a run.
-
-    Attributes:
-        volumes: Condition name to volume node, the base first.
-        output, uncertainty: Nodes to fill; None makes new ones.
-        reference: Volume to compare the result with, if any.
-        all_frames: Process every frame of a sequence instead of the current one.
-    """
-
-    volumes: Mapping[str, Any]
-    output: Any | None = None
-    uncertainty: Any | None = None
-    reference: Any | None = None
-    all_frames: bool = False
 
 
 @dataclass

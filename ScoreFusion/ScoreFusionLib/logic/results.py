@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import slicer
 import vtk
@@ -14,10 +14,8 @@ from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic import display, node_import
 from ScoreFusionLib.logic.geometry import Frame
 from ScoreFusionLib.logic.models import ModelInfo
+from ScoreFusionLib.logic.request import JobInputs
 from ScoreFusionLib.logic.sequences import SequenceOfResults
-
-if TYPE_CHECKING:
-    from ScoreFusionLib.logic.job import JobInputs
 
 Image = tuple[vtk.vtkImageData, "NDArray"]  # voxels, and affine to the frame of the run
 

@@ -9,10 +9,12 @@ from ScoreFusionLib.logic.signal import Signal
 
 
 class DeviceMenu:
-    """Signals: `chosen(device name)`, when the user picks one; `estimated()`, when times are known."""
+    """Signals: `chosen(device name)`, when the user picks one; `estimated()`, when times are known; `shown(devices)`,
+    when the list was filled.
+    """
 
     def __init__(self, ui: Any) -> None:
-        self.chosen = Signal()
+        self.chosen, self.shown = Signal(), Signal()
         self._selector = ui.deviceSelector
         self._wanted = "auto"
         self._probe: DeviceProbe | None = None
@@ -71,6 +73,7 @@ class DeviceMenu:
             self._selector.addItem(device.label)
         self._selector.blockSignals(blocked)
         self.select(self._wanted)
+        self.shown.emit(devices)
 
     def _on_index_changed(self, index: int) -> None:
         if 0 <= index < len(self._devices):

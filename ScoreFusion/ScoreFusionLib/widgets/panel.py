@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import qt
-import slicer
 
 from ScoreFusionLib.i18n import tr as _
-from ScoreFusionLib.logic import install, node_import
+from ScoreFusionLib.logic import node_import
 from ScoreFusionLib.logic.advice import advise
 from ScoreFusionLib.logic.errors import RunError
 from ScoreFusionLib.logic.readiness import why_not
@@ -20,6 +20,7 @@ from ScoreFusionLib.logic.wording import estimate
 from ScoreFusionLib.widgets.condition_section import ConditionSection
 from ScoreFusionLib.widgets.device_menu import DeviceMenu
 from ScoreFusionLib.widgets.model_section import ModelSection
+from ScoreFusionLib.widgets.package_section import PackageSection
 from ScoreFusionLib.widgets.result_section import ResultSection
 from ScoreFusionLib.widgets.run_section import RunSection
 
@@ -43,9 +44,13 @@ class Panel:
         self.devices = DeviceMenu(ui)
         self.run = RunSection(ui)
         self.result = ResultSection(ui)
+        self.packages = PackageSection(ui)
         self.models.chosen.connect(self._on_model_chosen)
         self.devices.chosen.connect(self._on_device_chosen)
         self.devices.estimated.connect(self.refresh)
+        self.devices.shown.connect(self.packages.show_devices)
+        self.packages.progressed.connect(self.run.show_installation)
+        ui.reinstallButton.connect("clicked(bool)", lambda *_args: self.reinstall())
         ui.applyButton.connect("clicked(bool)", lambda *_args: self.apply_or_cancel())
 
     # -- from the shell --------------------------------------------------------------------------------------------
@@ -80,6 +85,7 @@ class Panel:
         """The module goes away: end the worker, stop asking, give the layout back."""
         if self.run.job is not None:
             self.run.job.abort()
+        self.packages.close()
         self.devices.close()
         self.models.close()
         self.result.close()
@@ -91,15 +97,32 @@ class Panel:
         if self.run.is_busy:
             self.run.job.cancel()  # type: ignore[union-attr]  # is_busy says that there is one
             return
-        if self._why_not():
-            return
+        if not self._why_not():
+            self._attempt(self._install_and_start)
+
+    def reinstall(self) -> None:
+        """Install the worker's packages again."""
+        if not self.run.is_busy and not self.packages.is_busy:
+            self._attempt(self.packages.reinstall)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
         self.run.forget_failure()
+        failure: RunError | None = None
         try:
-            install.ensure_installed(lambda text: slicer.util.confirmOkCancelDisplay(text, _("ScoreFusion")))
-            self._start()
+            action()
         except RunError as error:
-            self.run.show_failure(error)
+            failure = error
+        if self.packages.is_closed:  # the module was unloaded while packages were installed
+            return
+        if failure is not None:
+            self.run.show_failure(failure)
+        self.packages.show()
         self.refresh()
+
+    def _install_and_start(self) -> None:
+        self.packages.ensure()
+        if not self._why_not():  # while it installed, the user may have chosen otherwise, or closed the scene
+            self._start()
 
     def _start(self) -> None:
         parameters, chosen = self._parameters, self.conditions.chosen()
@@ -193,6 +216,8 @@ class Panel:
         parameters = self._parameters
         if parameters is None:
             return _("Open a scene first.")
+        if self.packages.is_busy:
+            return _("Packages are being installed.")
         wants_map = parameters.makeUncertainty
         return why_not(
             self.models.model,

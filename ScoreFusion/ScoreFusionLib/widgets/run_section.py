@@ -25,6 +25,7 @@ class RunSection:
         self._job: TranslateJob | None = None
         self._advice: list[tuple[str, str]] = []
         self._failure: str = ""
+        self._installing = False
         self._progress = Progress(0.0, "")
         ui.copyLogButton.connect("clicked(bool)", lambda *_args: self.copy_log())
         ui.saveLogButton.connect("clicked(bool)", lambda *_args: self.save_log())
@@ -71,9 +72,18 @@ class RunSection:
                 _("Nothing to cancel at this moment.") if cancelling else _("Stop the run. The scene stays as it was.")
             )
             return
-        button.setText(_("Apply"))
+        button.setText(_("Installing...") if self._installing else _("Apply"))
         button.setEnabled(not reason)
         button.setToolTip(reason or _("Run the model on the chosen volume."))
+
+    def show_installation(self, line: str) -> None:
+        """Show that packages are being installed, with the last line that was printed; empty when it has ended."""
+        self._installing = bool(line)
+        self._ui.progressBar.setMaximum(0)  # pip does not tell how far it is
+        for widget in (self._ui.progressBar, self._ui.statusLabel):
+            widget.setVisible(self._installing)
+        self._ui.statusLabel.setText(line[:200])
+        self.show_readiness(_("Packages are being installed.") if line else "")
 
     def show_failure(self, error: RunError) -> None:
         """Show a failure that happened before there was a job."""

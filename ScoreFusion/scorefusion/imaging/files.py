@@ -7,7 +7,6 @@ constant, with a sound affine. Writing is atomic: a file with the final name is 
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 
-from scorefusion.errors import GeometryError, VolumeError
+from scorefusion.documents import read_json
+from scorefusion.errors import DocumentError, GeometryError, VolumeError
 from scorefusion.imaging.grid import Grid
 from scorefusion.imaging.volume import Volume
 
@@ -295,11 +295,10 @@ def _read_sidecar(sidecar: Path) -> tuple[float | None, int | None]:
     if not sidecar.is_file():
         return None, None
     try:
-        fields = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        _refuse(
-            sidecar, f"is no readable JSON ({_first_line(error)}), but lies beside the volume", "Mend or remove it."
-        )
+        fields = read_json(sidecar, foreign=True)
+    except DocumentError as error:
+        msg = f"{error}, but lies beside the volume. Mend or remove it."
+        raise VolumeError(msg) from error
     if not isinstance(fields, dict):
         return None, None  # some other file that happens to have this name
     thickness = fields.get("SliceThickness")
