@@ -90,7 +90,7 @@ class TestChosen:
     def _choose(
         self, monkeypatch: pytest.MonkeyPatch, share: float, **settings: Any
     ) -> tuple[FusionRule, list[Event], float]:
-        """The rule where so much is free (1 = what the whole needs, 0 = less than the least exact tiles), what was said,
+        """The rule where so much is free (1 = for the whole, 0 = less than for exact tiles), what was said,
         and the change of the result."""
         rule = tiny_volume(InputLayout(slab_radius=0), **settings)
         x_t, inputs = _inputs((12, 14, 900))

@@ -466,7 +466,7 @@ class TestLosses:
 
 
 def test_a_network_can_learn_its_task(tmp_path, a_study):
-    """A hundred steps on one phantom: the loss, and the error that is left, fall well below those of knowing nothing."""
+    """A hundred steps on one phantom: loss and error fall well below those of knowing nothing."""
     recipe = parse_recipe(
         {**SR, "stages": {"planes": {"steps": 100, "blocks": 2, "slices": 2, "learning_rate": 4e-3}}}, ""
     )

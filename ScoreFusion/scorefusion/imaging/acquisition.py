@@ -33,7 +33,7 @@ Profile = Literal["box", "gaussian"]
 Interpolation = Literal["nearest", "linear", "cubic"]
 Matrix = np.ndarray
 
-# The inverse leaves singular values below this share of the largest alone. Slices that do not overlap have all of theirs
+# The inverse leaves singular values below this share of the largest alone. Those of slices that do not overlap are all
 # near one; only slices much thicker than their spacing come near the limit, and there the measurement really says
 # nothing.
 PSEUDO_INVERSE_RTOL = 1e-4

@@ -190,8 +190,8 @@ class FusionLoss(nn.Module):
 class JointLoss(nn.Module):
     """Crops through a whole fusion rule, plane networks and fusion network learning together.
 
-    Ours, beyond the paper, which keeps the plane networks frozen: here each plane learns what its prediction is worth in the
-    fused answer, where alone it learns to be right alone.
+    Ours, beyond the paper, which keeps the plane networks frozen: here each plane learns what its prediction is worth
+    in the fused answer, where alone it learns to be right alone.
     """
 
     def __init__(self, rule: ScoreFusion, schedule: NoiseSchedule, stage: Stage) -> None:
