@@ -163,6 +163,19 @@ class TestInstalling:
         assert not user_host.app.extensionsManagerModel().requested
         assert not user_host.app.restartRequested
 
+    def test_the_module_that_installs_torch_is_called_as_users_see_it(
+        self, user_host: Any, fake_worker: Any, lacking: set[str], monkeypatch: Any
+    ) -> None:
+        import PyTorchUtils
+
+        from ScoreFusionLib.logic.errors import RunError
+        from ScoreFusionLib.logic.install import ensure_installed
+
+        lacking.discard("nibabel")
+        monkeypatch.setattr(PyTorchUtils.PyTorchUtilsLogic, "installTorch", lambda *_args, **_options: None)
+        with pytest.raises(RunError, match=f"the module '{PyTorchUtils.TITLE}'"):
+            ensure_installed(Answers())
+
     def test_nothing_installs_torch_by_pip(self) -> None:
         for path in [MODULE, *(MODULE.parent / "ScoreFusionLib").rglob("*.py")]:
             text = path.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import signal
 import time
@@ -63,7 +64,13 @@ class TestClickThrough:
         assert not finished.ui.resultSection.collapsed
 
     def test_the_warning_of_the_engine_is_in_the_panel(self, finished: Any) -> None:
-        assert "This result comes from the fake worker." in finished.ui.warningsLabel.text
+        shown = html.unescape(finished.ui.warningsLabel.text)
+        assert "'MRHead T1' went through the fake worker (MRHead T1)." in shown  # the engine said the file's path
+
+    def test_warnings_of_a_run_are_not_shown_beside_another_input(self, host: Any, finished: Any) -> None:
+        assert "went through the fake worker" in finished.ui.warningsLabel.text
+        finished.panel.conditions.selectors["image"].setCurrentNode(thick_head("other"))
+        assert "went through the fake worker" not in finished.ui.warningsLabel.text
 
     def test_input_and_result_are_compared_in_linked_views(self, finished: Any) -> None:
         manager = slicer.app.layoutManager()
@@ -261,6 +268,23 @@ class TestFailure:
         widget.ui.applyButton.click()
         host.wait_until(lambda: not widget.panel.run.is_busy, timeout=SECONDS)
         assert "is constant: every voxel is 0" in widget.ui.warningsLabel.text.replace("&#x27;", "'")
+
+    @pytest.mark.parametrize("change", ["input", "model"])
+    def test_a_failure_is_not_shown_beside_another_input_or_model(
+        self, change: str, host: Any, widget: Any, fake_worker: Any
+    ) -> None:
+        fake_worker("error")
+        prepare(widget, thick_head())
+        widget.ui.applyButton.click()
+        host.wait_until(lambda: not widget.panel.run.is_busy, timeout=SECONDS)
+        assert "is constant" in widget.ui.warningsLabel.text
+        widget.ui.seedSpinBox.setValue(5)
+        assert "is constant" in widget.ui.warningsLabel.text  # the same question still
+        if change == "input":
+            widget.panel.conditions.selectors["image"].setCurrentNode(thick_head("other"))
+        else:
+            widget.ui.modelSelector.setCurrentIndex(widget.panel.models.ids().index("test-flair"))
+        assert "is constant" not in widget.ui.warningsLabel.text
 
     def test_the_log_can_be_saved(
         self, host: Any, widget: Any, fake_worker: Any, tmp_path: Path, monkeypatch: Any

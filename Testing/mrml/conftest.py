@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ import slicer.util
 ROOT = Path(__file__).resolve().parents[2]
 FAKE_WORKER = ROOT / "Testing" / "host_module" / "fake_worker.py"
 LAUNCHER = ROOT / "Testing" / "host" / "slicer_host" / "launcher.py"  # what PythonSlicer is: the worker is its child
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run leaves behind is looked for here, not among the files of other programs."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture

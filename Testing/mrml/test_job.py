@@ -119,7 +119,15 @@ class TestResult:
 
     def test_quality_and_warnings_come_with_the_result(self, result: Any) -> None:
         assert result.quality == {"measurement_residual_max": 0.001, "mean_uncertainty": 2.5}
-        assert result.warnings == ["This result comes from the fake worker."]
+        assert result.warnings == ["'MRHead' went through the fake worker (MRHead)."]
+
+    def test_provenance_names_the_volume_and_no_temporary_file(self, result: Any) -> None:
+        record = read_provenance(result.node)
+        assert record["Sources"]["first"]["Name"] == "MRHead"
+        assert record["Warnings"][0]["message"] == "'MRHead' went through the fake worker (MRHead)."
+        everything = result.node.GetAttribute("ScoreFusion.Provenance")
+        assert "input-" not in everything
+        assert "ScoreFusion-" not in everything
 
     def test_no_temporary_folder_is_left(self, result: Any) -> None:
         assert result.node is not None
@@ -188,7 +196,7 @@ class TestFailure:
     @pytest.mark.parametrize(
         ("behaviour", "expected"),
         [
-            ("error", "'input' is constant"),
+            ("error", "^'MRHead' is constant"),
             ("silent", "ended without a result"),
             ("no_torch", "The Python package 'torch' is missing"),
             ("crash", r"crashed \(Segmentation fault\)"),

@@ -44,6 +44,7 @@ class JobInputs:
         volumes: Condition name to volume node, the base first.
         output, uncertainty: Nodes to fill; None makes new ones.
         reference: Volume to compare the result with, if any.
+        change: Also make a map of result minus input; for models that keep the contrast.
         all_frames: Process every frame of a sequence instead of the current one.
     """
 
@@ -51,6 +52,7 @@ class JobInputs:
     output: Any | None = None
     uncertainty: Any | None = None
     reference: Any | None = None
+    change: bool = False
     all_frames: bool = False
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import qt
 
 from ScoreFusionLib.i18n import tr as _
-from ScoreFusionLib.logic import node_import
+from ScoreFusionLib.logic import node_import, preferences
 from ScoreFusionLib.logic.advice import advise
 from ScoreFusionLib.logic.errors import RunError
 from ScoreFusionLib.logic.readiness import why_not
 from ScoreFusionLib.logic.results import JobResult
 from ScoreFusionLib.logic.sequences import frame_count
-from ScoreFusionLib.logic.settings import Contrast, Frames
+from ScoreFusionLib.logic.settings import Contrast, Frames, Preset
 from ScoreFusionLib.logic.understanding import Understanding
 from ScoreFusionLib.logic.wording import estimate
 from ScoreFusionLib.widgets.condition_section import ConditionSection
@@ -39,6 +39,7 @@ class Panel:
         self._parameters: Any = None
         self._refreshing = False
         self._understanding: Understanding | None = None
+        self._subject: tuple[str, ...] = ()  # model and inputs that the messages are about
         self.models = ModelSection(ui)
         self.conditions = ConditionSection(ui)
         self.devices = DeviceMenu(ui)
@@ -47,7 +48,9 @@ class Panel:
         self.packages = PackageSection(ui)
         self.models.chosen.connect(self._on_model_chosen)
         self.devices.chosen.connect(self._on_device_chosen)
+        self.devices.missing.connect(self._on_device_missing)
         self.devices.estimated.connect(self.refresh)
+        ui.presetSelector.connect("activated(int)", lambda index: preferences.remember_preset(list(Preset)[index]))
         self.devices.shown.connect(self.packages.show_devices)
         self.packages.progressed.connect(self.run.show_installation)
         ui.reinstallButton.connect("clicked(bool)", lambda *_args: self.reinstall())
@@ -61,6 +64,7 @@ class Panel:
         if parameters is not None:
             if parameters.model not in self.models.ids() and self.models.ids():
                 parameters.model = self.models.ids()[0]
+                self._choose_preset()
             self.refresh()
             self.conditions.suggest()
             # After the panel is on the screen: the answer takes as long as a Python with torch takes to start.
@@ -106,7 +110,7 @@ class Panel:
             self._attempt(self.packages.reinstall)
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        self.run.forget_failure()
+        self.run.forget_messages()
         failure: RunError | None = None
         try:
             action()
@@ -135,6 +139,7 @@ class Panel:
             parameters.outputVolume,
             uncertainty=(parameters.uncertaintyVolume or True) if wants_map else False,
             reference=parameters.referenceVolume,
+            change=parameters.makeChange and self.models.model.keeps_contrast,
             all_frames=parameters.frames is Frames.ALL and frame_count(base) > 1,
             preset=parameters.preset.value,
             steps=parameters.steps or None,
@@ -161,12 +166,24 @@ class Panel:
     def _on_model_chosen(self, model_id: str) -> None:
         if self._parameters is not None:
             self._parameters.model = model_id
+            self._choose_preset()
             self.refresh()
             self.conditions.suggest()
 
     def _on_device_chosen(self, name: str) -> None:
         if self._parameters is not None:
             self._parameters.device = name
+            preferences.remember_device(name)
+
+    def _on_device_missing(self, name: str) -> None:
+        """The device of last time is gone: the engine decides. One that a scene asks for stays, to be seen."""
+        if self._parameters is not None and name == preferences.remembered_device():
+            self._parameters.device = "auto"
+
+    def _choose_preset(self) -> None:
+        self.models.select(self._parameters.model)
+        if self.models.model is not None:
+            self._parameters.preset = preferences.preset_for(self.models.model, self._parameters.preset)
 
     def _refresh(self) -> None:
         parameters = self._parameters
@@ -176,6 +193,10 @@ class Panel:
         self.models.select(parameters.model)
         self.conditions.show(self.models.model, parameters.parameterNode)
         self.devices.select(parameters.device)
+        subject = (parameters.model, *(node.GetID() for node in self.conditions.chosen().values()))
+        if subject != self._subject:
+            self._subject = subject
+            self.run.forget_messages()
         self._understanding = self.conditions.understanding()
         self.conditions.show_understanding(self._understanding)
         self._show_output_choices()
@@ -187,6 +208,7 @@ class Panel:
         model, chosen = self.models.model, self.conditions.chosen()
         self.ui.uncertaintySelector.setEnabled(self._parameters.makeUncertainty)
         is_sharpening = model is not None and model.task == "super_resolution"
+        self.ui.changeCheckBox.setVisible(model is not None and model.keeps_contrast)
         self.ui.voxelLabel.setVisible(is_sharpening)
         self.ui.voxelSpinBox.setVisible(is_sharpening)
         if model is not None and chosen:

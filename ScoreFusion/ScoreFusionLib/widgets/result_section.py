@@ -47,6 +47,8 @@ class ResultSection:
         self._layers = [(_("Result over input"), self._input_id, node_id)]
         if result.uncertainty is not None:
             self._layers.append((_("Uncertainty over result"), node_id, result.uncertainty.GetID()))
+        if result.change_map is not None:
+            self._layers.append((_("What changed"), node_id, result.change_map.GetID()))
         if result.error_map is not None:
             self._layers.append((_("Error over result"), node_id, result.error_map.GetID()))
         text = _("<b>{name}</b><br>made in {time}").format(name=result.node.GetName(), time=duration(result.seconds))

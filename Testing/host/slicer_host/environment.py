@@ -36,7 +36,7 @@ def prepare(version: tuple[int, int], torch: str, folder: Path) -> None:
         folder: empty folder of this host.
     """
     make_importable()
-    from slicer_host import pytorch_utils, sample_data, sitk_utils
+    from slicer_host import dicom, pytorch_utils, sample_data, sitk_utils
 
     sample_data.reset()
     sys.modules["SampleData"] = sample_data
@@ -45,6 +45,7 @@ def prepare(version: tuple[int, int], torch: str, folder: Path) -> None:
     import slicer.packaging
 
     slicer.packaging.reset()
+    slicer.dicomDatabase = dicom.DicomDatabase()
     from slicer_host import older_slicer
 
     older_slicer.hide_newer(version)
@@ -62,6 +63,7 @@ def restore() -> None:
         else:
             os.environ[name] = value
     _saved.clear()
+    del slicer.dicomDatabase
     for name in ("PyTorchUtils", "SampleData", "sitkUtils"):
         sys.modules.pop(name, None)
 

@@ -11,6 +11,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+TITLE = "PyTorch Utils"  # of the module, as users see it
 STATES = ("missing", "not installed", "installed")
 
 state = "installed"
