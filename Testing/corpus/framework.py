@@ -161,13 +161,8 @@ class Run:
 
 
 def make_models(folder: Path) -> dict[str, Path]:
-    """The tiny bundles that the cases run with, by name. Imports all that a run needs, once, before the forks."""
-    import SimpleITK  # noqa: F401
+    """The tiny bundles that the cases run with, by name."""
     import torch
-
-    from scorefusion import cli, pipeline  # noqa: F401
-
-    torch.set_num_threads(1)
     from tiny_models import PRESETS, tiny_ensemble, write_tiny_bundle
 
     from scorefusion.fusion import PlaneAverage
@@ -178,7 +173,22 @@ def make_models(folder: Path) -> dict[str, Path]:
     write_tiny_bundle(folder / "sr", restorer, base="cubic", presets=presets)
     translator = PlaneAverage(tiny_ensemble(InputRule(slab_radius=1), groups=((0,), (0, 1))))
     write_tiny_bundle(folder / "translation", translator, ("t1", "t2"), "translation", presets=presets)
+    torch.set_num_threads(1)
+    _warm_up(folder / "sr", folder)
     return {"sr": folder / "sr", "translation": folder / "translation"}
+
+
+def _warm_up(model: Path, folder: Path) -> None:
+    """One run in this very process: what it imports, no fork has to import again."""
+    from typer.testing import CliRunner
+
+    from corpus.makers import write
+    from scorefusion import cli
+
+    scan, output = write(folder / "scan.nii.gz"), folder / "out.nii.gz"
+    arguments = ["translate", str(scan), "-o", str(output), "--model", str(model), "--device", "cpu"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
 
 
 def judge(case: Case, models: Mapping[str, Path]) -> Verdict:
