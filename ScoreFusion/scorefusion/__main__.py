@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scorefusion.cli import main
+from scorefusion.cli.app import main
 
 if __name__ == "__main__":
     main()

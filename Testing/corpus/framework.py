@@ -165,13 +165,13 @@ def make_models(folder: Path) -> dict[str, Path]:
     import torch
     from tiny_models import PRESETS, tiny_ensemble, write_tiny_bundle
 
-    from scorefusion.fusion import PlaneAverage
-    from scorefusion.inputs import InputRule
+    from scorefusion.fusion.inputs import InputLayout
+    from scorefusion.fusion.rules import PlaneAverage
 
     presets = {"fast": PRESETS["fast"]}
-    restorer = PlaneAverage(tiny_ensemble(InputRule(slab_radius=1, plane_context=True, residual_gain=4.0)))
+    restorer = PlaneAverage(tiny_ensemble(InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0)))
     write_tiny_bundle(folder / "sr", restorer, base="cubic", presets=presets)
-    translator = PlaneAverage(tiny_ensemble(InputRule(slab_radius=1), groups=((0,), (0, 1))))
+    translator = PlaneAverage(tiny_ensemble(InputLayout(slab_radius=1), groups=((0,), (0, 1))))
     write_tiny_bundle(folder / "translation", translator, ("t1", "t2"), "translation", presets=presets)
     torch.set_num_threads(1)
     _warm_up(folder / "sr", folder)
@@ -183,11 +183,11 @@ def _warm_up(model: Path, folder: Path) -> None:
     from typer.testing import CliRunner
 
     from corpus.makers import write
-    from scorefusion import cli
+    from scorefusion.cli.app import app
 
     scan, output = write(folder / "scan.nii.gz"), folder / "out.nii.gz"
     arguments = ["translate", str(scan), "-o", str(output), "--model", str(model), "--device", "cpu"]
-    done = CliRunner().invoke(cli.app, arguments)
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
 
 
@@ -245,7 +245,7 @@ def _child(given: Given, arguments: list[str], folder: Path, out: int, err: int)
         os.environ.update(given.environment)
         if given.inside is not None:
             given.inside()
-        from scorefusion import cli
+        from scorefusion.cli import app as cli
 
         cli.main(arguments)
     except SystemExit as end:

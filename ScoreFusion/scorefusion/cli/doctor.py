@@ -7,15 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from scorefusion.cli.console import listening
-from scorefusion.memory import readable
 from scorefusion.progress import JsonLines
+from scorefusion.wording import readable
 
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Check the installation: libraries, devices, memory, models, and how long a scan will take."""
-    from scorefusion.doctor import doctor as examine
+    from scorefusion.run.installation import doctor as examine
 
     with listening(as_json):
         report = examine()

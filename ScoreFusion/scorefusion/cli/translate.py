@@ -14,8 +14,8 @@ from scorefusion.cli.stop import Stop
 from scorefusion.errors import RequestError
 
 if TYPE_CHECKING:
+    from scorefusion.imaging.volume import Volume
     from scorefusion.pipeline import Result
-    from scorefusion.volume import Volume
 
 EPILOG = """
 **Examples**
@@ -86,7 +86,7 @@ def translate(
         extra = _named_inputs(inputs or [])
         wanted_spacing = _parse_spacing(spacing)
         check_outputs([volume, *extra.values()], [output, sidecar, *([uncertainty] if uncertainty else [])])
-        from scorefusion.volume import check_output_path
+        from scorefusion.imaging.files import check_output_path
 
         for path in (output, uncertainty):
             if path is not None:
@@ -133,8 +133,8 @@ def translate(
 
 def _read_inputs(model: str, first: Path, extra: dict[str, Path], frame: int | None) -> tuple[Any, dict[str, Volume]]:
     """The model and its inputs by name; the unnamed one is the model's first condition."""
-    from scorefusion.bundle import find_bundle
-    from scorefusion.volume import read_volume
+    from scorefusion.bundle.store import find_bundle
+    from scorefusion.imaging.files import read_volume
 
     bundle = find_bundle(model)
     names = [condition["name"] for condition in bundle.section["conditions"]]
@@ -150,7 +150,7 @@ def _read_inputs(model: str, first: Path, extra: dict[str, Path], frame: int | N
 
 
 def _save(result: Result, output: Path, uncertainty: Path | None, sidecar: Path, stop: Stop) -> None:
-    from scorefusion.volume import write_volume
+    from scorefusion.imaging.files import write_volume
 
     targets = [output, sidecar, *([uncertainty] if uncertainty else [])]
     with staged_outputs(targets, stop) as staged:
