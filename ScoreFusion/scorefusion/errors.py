@@ -31,6 +31,10 @@ class RequestError(ScoreFusionError, ValueError):
     """An argument, or a combination of arguments, that cannot be honoured."""
 
 
+class ResultError(ScoreFusionError, ArithmeticError):
+    """What came out is no image, so it is not given out."""
+
+
 class OutOfMemory(ScoreFusionError):
     """The work does not fit into the memory of the device, even in tiles."""
 

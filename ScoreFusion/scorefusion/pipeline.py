@@ -22,7 +22,7 @@ from scorefusion.bundle.folder import Bundle
 from scorefusion.bundle.load import Model, load_model
 from scorefusion.bundle.store import find_bundle
 from scorefusion.diffusion.noise import NoiseField
-from scorefusion.errors import OutOfMemory, RequestError
+from scorefusion.errors import OutOfMemory, RequestError, ResultError
 from scorefusion.fusion.rules import FusionRule, VolumeRule
 from scorefusion.imaging.files import read_volume
 from scorefusion.imaging.volume import Volume
@@ -140,6 +140,13 @@ def translate(
             raise OutOfMemory(msg) from error
         volume, quality = request.finish(main.mean)
         deviation = None if spread is None else request.finish_deviation(spread.deviation)
+    for made in (volume, deviation):
+        if made is not None and not np.isfinite(made.data).all():
+            msg = (
+                f"Model '{bundle.id}' made of {next(iter(volumes.values())).name} what is no image (NaN or infinite), "
+                "so it is thrown away. Try precision='float32'; if that is no help, import the model again."
+            )
+            raise ResultError(msg)
     if deviation is not None:
         quality["mean_uncertainty"] = request.mean_in_foreground(deviation)
     provenance = provenance_of(bundle, volumes, request, plan, fusion, seed, chosen, dtype, report, started, preset)

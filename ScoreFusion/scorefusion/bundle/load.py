@@ -245,3 +245,7 @@ def _load_weights(module: nn.Module, state: dict[str, Tensor], bundle: Bundle, f
             f"({str(error).splitlines()[-1].strip()}). {_ANOTHER_VERSION}"
         )
         raise BundleError(msg) from error
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            msg = f"Bundle '{bundle.id}': the weights '{name}' in {file} are not all finite. {_ANOTHER_VERSION}"
+            raise BundleError(msg)
