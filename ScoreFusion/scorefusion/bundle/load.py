@@ -25,6 +25,7 @@ from scorefusion.networks.unet import UNet
 ALIGNMENT_PREFIX = "alignment."
 NETWORK_PREFIX = "network."
 PRIOR_PREFIX = "prior."
+LARGEST_WEIGHT = 65504.0  # of half precision, in which bundles are written
 Kind = TypeVar("Kind", bound=nn.Module)
 _PLANES = {plane.value: plane for plane in Plane}
 _ANOTHER_VERSION = "The bundle was made by another version or is damaged: import it again."
@@ -246,6 +247,9 @@ def _load_weights(module: nn.Module, state: dict[str, Tensor], bundle: Bundle, f
         )
         raise BundleError(msg) from error
     for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            msg = f"Bundle '{bundle.id}': the weights '{name}' in {file} are not all finite. {_ANOTHER_VERSION}"
+        if not (tensor.abs() <= LARGEST_WEIGHT).all():  # not so for NaN, either
+            msg = (
+                f"Bundle '{bundle.id}': the weights '{name}' in {file} are not all finite and below "
+                f"{LARGEST_WEIGHT:g}. {_ANOTHER_VERSION}"
+            )
             raise BundleError(msg)

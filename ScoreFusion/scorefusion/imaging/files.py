@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from scorefusion.errors import GeometryError, VolumeError
+from scorefusion.errors import VolumeError
 from scorefusion.imaging.grid import Grid
 from scorefusion.imaging.metaimage import describe_metaimage
 from scorefusion.imaging.nifti import describe_nifti

@@ -92,11 +92,9 @@ def _fields(path: Path, stream: BinaryIO) -> tuple[dict[str, str], int]:
     fields: dict[str, str] = {}
     position = 0
     while "ElementDataFile" not in fields:
-        end = raw.find(b"\n", position)
-        if end < 0:
-            end = len(raw)
-            if position == end:
-                refuse_damaged(path)
+        if position >= len(raw):
+            refuse_damaged(path)
+        end = raw.find(b"\n", position) if b"\n" in raw[position:] else len(raw)
         line = raw[position:end].decode("utf-8", "surrogateescape")
         position = end + 1
         if not line.strip():

@@ -30,7 +30,7 @@ MIN_OVERLAP = 0.5  # share of the base volume that another condition must cover
 FOREGROUND_MARGIN_MM = 6.0
 CONSTANT_BACKGROUND = 0.05  # share of voxels at exactly the background's value from which a volume counts as masked
 ARRAYS = 10  # of the result's size that live at once, apart from the networks
-ODD, HOPELESS = 100.0, 1e4  # of normalised values, where tissue lies in [-1, 1]
+ODD, HOPELESS = 100.0, 1e4  # distance of the farthest voxel, in ranges that hold 98 % of all
 SAME_IMAGE = 0.9999  # correlation; T1 before and after contrast agent, the most alike of all, have less
 _NO_INPUTS = ModelInputs(torch.zeros(1, 1, 1, 1, 1))
 
@@ -144,6 +144,7 @@ def prepare(
         raise RequestError(msg)
     request = understand(base, section, spacing, thickness, axis) if restoring else None
     for name, volume in volumes.items():
+        _check_outliers(volume, report)
         for code, message in check_domain(section, volume, by_name[name], request if name == first else None):
             report.warning(f"outside-domain-{code}", message)
     if request is not None:
@@ -158,7 +159,7 @@ def prepare(
 
     _check_room(base, base.grid if request is None else request.target)
     canonical, reorientation = base.canonical()
-    scale = _fitted_scale(canonical, by_name[first], report)
+    scale = _fitted_scale(canonical, by_name[first])
     normalised = _normalised(canonical, scale, section)
     mask = foreground_mask(canonical.data)
     margin = max(1, round(FOREGROUND_MARGIN_MM / min(canonical.spacing)))
@@ -184,25 +185,29 @@ def _check_room(base: Volume, target: Grid) -> None:
         raise OutOfMemory(msg)
 
 
-def _fitted_scale(volume: Volume, condition: dict[str, Any], report: Reporter) -> IntensityScale:
-    """The intensity scale of a volume; refuses values that are out of all proportion to it."""
+def _fitted_scale(volume: Volume, condition: dict[str, Any]) -> IntensityScale:
+    """The intensity scale of a volume; errors name it."""
     try:
         scale = fit_intensity_scale(volume.data, median=condition.get("median"))
     except VolumeError as error:
         msg = f"{volume.name}: {error}"
         raise VolumeError(msg) from error
-    normalised = [abs(scale.normalise(float(value))) for value in (volume.data.min(), volume.data.max())]
-    worst = float((volume.data.min(), volume.data.max())[int(np.argmax(normalised))])
-    if max(normalised) > HOPELESS:
-        msg = (
-            f"{volume.name} has a voxel of {worst:g}, while its tissue lies between {scale.low:g} and {scale.high:g}. "
-            "Replace such voxels first, for example by the median of their neighbours."
-        )
-        raise VolumeError(msg)
-    if max(normalised) > ODD:
-        message = f"{volume.name} has voxels of {worst:g}; its tissue lies between {scale.low:g} and {scale.high:g}."
-        report.warning("outliers", message)
     return scale
+
+
+def _check_outliers(volume: Volume, report: Reporter) -> None:
+    """Refuse a volume with voxels out of all proportion to the others; warn of large ones."""
+    least, low, high, most = (float(value) for value in np.percentile(volume.data, (0, 1, 99, 100)))
+    if low == high:  # nearly all is background, and nobody knows what is in proportion
+        return
+    worst, distance = max((least, low - least), (most, most - high), key=lambda pair: pair[1])
+    if distance > ODD * (high - low):
+        what = f"{volume.name} has a voxel of {worst:g}, while most lie between {low:.4g} and {high:.4g}."
+        fix = "Replace such voxels first, for example by the median of their neighbours."
+        if distance > HOPELESS * (high - low):
+            msg = f"{what} {fix}"
+            raise VolumeError(msg)
+        report.warning("outliers", f"{what} {fix}")
 
 
 def _check_differs(channels: list[Tensor], present: list[bool], volumes: list[Volume]) -> None:
@@ -295,7 +300,7 @@ def _model_inputs(
             )
             raise GeometryError(msg)
         moved = volume if volume.grid.is_close(window) else resample(volume, window, "linear")
-        scale = _fitted_scale(volume, conditions[name], report)
+        scale = _fitted_scale(volume, conditions[name])
         channels.append(_normalised(moved, scale, state.section))
         _check_differs(channels, present, list(volumes.values()))
     vector = None if state.box_acquisition is None else acquisition_vector(state.box_acquisition)
