@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -67,8 +67,9 @@ def _header(path: Path, raw: bytes) -> Any:
     """As it is in the file: nibabel's checks would put a spacing of 1 where there is 0."""
     import nibabel as nib
 
-    for order in ("little", "big"):
-        size = int.from_bytes(raw[:4], order)  # type: ignore[arg-type]
+    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
+    for order in orders:
+        size = int.from_bytes(raw[:4], order)
         if size in SIZES and len(raw) >= size:
             kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
             header = kind(raw[:size], endianness="<" if order == "little" else ">", check=False)

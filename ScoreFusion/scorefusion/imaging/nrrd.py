@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
 import numpy as np
 
@@ -61,6 +61,10 @@ TO_RAS = {
 TO_MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "": 1.0}
 
 
+ENDIANS: dict[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
+Value = TypeVar("Value", bound=str)
+
+
 def describe_nrrd(path: Path, stream: BinaryIO) -> Described:
     """What the header of an NRRD file says.
 
@@ -73,8 +77,8 @@ def describe_nrrd(path: Path, stream: BinaryIO) -> Described:
         refuse_header(path, f"'sizes: {short(fields['sizes'])}' does not fit 'dimension: {fields['dimension'][:20]}'")
     dtype = np.dtype(_one_of(path, fields, "type", TYPES))
     packing = _one_of(path, fields, "encoding", PACKINGS)
-    if dtype.itemsize > 1 and packing not in ("text",):
-        dtype = dtype.newbyteorder(_one_of(path, fields, "endian", {"little": "<", "big": ">"}))  # type: ignore[arg-type]
+    if dtype.itemsize > 1 and packing != "text":
+        dtype = dtype.newbyteorder(_one_of(path, fields, "endian", ENDIANS))
     voxels = None
     if (name := fields.get("data file")) is not None:
         if re.match(r"LIST\b|.*%.*d", name) or not name:
@@ -167,7 +171,7 @@ def _integers(path: Path, fields: dict[str, str], name: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-def _one_of(path: Path, fields: dict[str, str], name: str, known: dict[str, str] | dict[str, Packing]) -> Packing | str:
+def _one_of(path: Path, fields: dict[str, str], name: str, known: dict[str, Value]) -> Value:
     value = fields.get(name)
     if value is None:
         refuse_header(path, f"the field '{name}' is missing")

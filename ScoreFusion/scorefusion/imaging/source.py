@@ -29,6 +29,7 @@ CHUNK = 1 << 20  # bytes
 MOST_VOXELS = 1 << 30  # of one volume: 4 GiB as float32, and no scan has as many
 MOST_BEHIND = 1 << 20  # bytes behind the voxels that are read over: some tools pad
 LONGEST_HEADER = 1 << 20  # bytes
+LONGEST_NAME = 360  # characters of a path in a message
 
 DICOM_HINT = "Convert DICOM with `dcm2niix`, or load it in 3D Slicer and save the volume as .nii.gz or .nrrd."
 
@@ -89,6 +90,8 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, str]]:
         if not stat.S_ISREG(status.st_mode):  # opening a pipe waits for a writer, perhaps for ever
             refuse(path, "is no regular file but a pipe or a device", "Copy what it gives to a file first.")
         stream = path.open("rb")
+    except VolumeError:
+        raise
     except FileNotFoundError:
         refuse(path, "does not exist", "Check the spelling and the folder.")
     except PermissionError:
@@ -204,7 +207,10 @@ def _numbers_in_words(stream: BinaryIO, described: Described, total: int) -> NDA
 
 def refuse(path: Path, what: str, fix: str, kind: type[VolumeError] = VolumeError) -> NoReturn:
     """Raise the error: what is wrong with this file, and what to do."""
-    msg = f"'{path}' {what}. {fix}"
+    name = str(path)
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:80]}...{name[-LONGEST_NAME + 80 :]}"
+    msg = f"'{name}' {what}. {fix}"
     raise kind(msg)
 
 
