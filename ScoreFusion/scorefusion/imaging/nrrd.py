@@ -6,6 +6,7 @@ After http://teem.sourceforge.net/nrrd/format.html. Only worlds with a left and 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
@@ -171,7 +172,7 @@ def _integers(path: Path, fields: dict[str, str], name: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-def _one_of(path: Path, fields: dict[str, str], name: str, known: dict[str, Value]) -> Value:
+def _one_of(path: Path, fields: dict[str, str], name: str, known: Mapping[str, Value]) -> Value:
     value = fields.get(name)
     if value is None:
         refuse_header(path, f"the field '{name}' is missing")
