@@ -26,6 +26,7 @@ from scorefusion.model import Model, load_model
 from scorefusion.preparation import Prepared, prepare
 from scorefusion.progress import Event, Reporter
 from scorefusion.provenance import provenance_of
+from scorefusion.record import contradiction
 from scorefusion.restore import NoiseField, Restoration, SamplingPlan, restore
 from scorefusion.runtime import (
     available_memory,
@@ -36,6 +37,7 @@ from scorefusion.runtime import (
     plan_tile,
 )
 from scorefusion.volume import Volume, read_volume
+from scorefusion.volume_io import sidecar_path
 
 Input = Volume | str | os.PathLike[str]
 DEFAULT_UNCERTAINTY = {"steps": 4, "samples": 4, "solver": "ddim", "eta": 1.0}
@@ -114,6 +116,7 @@ def translate(
     )
     plan = _plan(bundle, preset, steps, samples, uncertainty)
     volumes = _read_inputs(inputs, bundle, frame)
+    _check_records(volumes, report)
     request = prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report)
 
     chosen = pick_device(device, report.warning)
@@ -203,6 +206,14 @@ def _read_inputs(inputs: Input | Mapping[str, Input], bundle: Bundle, frame: int
             volume.check_voxels()
             volumes[name] = volume
     return volumes
+
+
+def _check_records(volumes: Mapping[str, Volume], report: Reporter) -> None:
+    """Say so if an input is one of our own results, but not the one that the record beside it tells of."""
+    for volume in volumes.values():
+        path = None if volume.source is None else Path(volume.source)
+        if path is not None and path.is_file() and (problem := contradiction(path, sidecar_path(path))):
+            report.warning("record-differs", problem)
 
 
 # -- the run -------------------------------------------------------------------------------------------------------

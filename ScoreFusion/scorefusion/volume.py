@@ -8,6 +8,7 @@ Every method that moves voxels gives back data and affine together. Reading and 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,18 +70,18 @@ class Volume:
     def __post_init__(self) -> None:
         data = np.asarray(self.data, dtype=np.float32)
         if data.ndim != 4:
-            msg = f"{self.name}: volume data must be (C, I, J, K), got shape {data.shape}. One channel is data[None]."
+            msg = f"{self._whole_name}: volume data must be (C, I, J, K), got shape {data.shape}. One channel is data[None]."
             raise VolumeError(msg)
         if self.slice_axis not in (None, 0, 1, 2):
-            msg = f"{self.name}: slice_axis must be 0, 1, 2 or None, got {self.slice_axis}."
+            msg = f"{self._whole_name}: slice_axis must be 0, 1, 2 or None, got {self.slice_axis}."
             raise VolumeError(msg)
         if self.slice_thickness is not None and not 0 < self.slice_thickness < np.inf:
-            msg = f"{self.name}: slice thickness must be positive millimetres, got {self.slice_thickness}."
+            msg = f"{self._whole_name}: slice thickness must be positive millimetres, got {self.slice_thickness}."
             raise VolumeError(msg)
         try:
             grid = Grid(data.shape[1:], self.affine)
         except GeometryError as error:
-            msg = f"{self.name}: {error}"
+            msg = f"{self._whole_name}: {error}"
             raise GeometryError(msg) from error
         object.__setattr__(self, "data", data)
         object.__setattr__(self, "affine", grid.affine)
@@ -91,7 +92,12 @@ class Volume:
 
     @property
     def name(self) -> str:
-        """What to call this volume in a message."""
+        """What to call this volume in a message: its file's name. Folders are the user's business; records travel."""
+        return f"'{Path(self.source).name}'" if self.source else "the volume"
+
+    @property
+    def _whole_name(self) -> str:
+        """The same with its folder, for one who has to find the file."""
         return f"'{self.source}'" if self.source else "the volume"
 
     @property
@@ -120,13 +126,13 @@ class Volume:
         bad = self.data.size - int(np.isfinite(self.data).sum())
         if bad:
             msg = (
-                f"{self.name} has NaN or infinite values in {bad} of {self.data.size} voxels. "
+                f"{self._whole_name} has NaN or infinite values in {bad} of {self.data.size} voxels. "
                 "Replace them first, for example with `numpy.nan_to_num(data)` if they are background."
             )
             raise VolumeError(msg)
         if self.data.min() == self.data.max():
             msg = (
-                f"{self.name} is constant: all {self.data.size} voxels are {self.data.flat[0]:g}, so there is nothing "
+                f"{self._whole_name} is constant: all {self.data.size} voxels are {self.data.flat[0]:g}, so there is nothing "
                 "to see. Check how it was exported."
             )
             raise VolumeError(msg)

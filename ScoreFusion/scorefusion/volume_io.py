@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-from contextlib import contextmanager
+import stat
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 
+from scorefusion.atomic import hidden_folder
 from scorefusion.errors import GeometryError, VolumeError
 from scorefusion.grid import Grid
 from scorefusion.volume import Volume
@@ -53,12 +54,12 @@ def read_volume(path: str | os.PathLike[str], frame: int | None = None) -> Volum
         VolumeError: the file is missing, unreadable or not a usable volume; the message says what to do.
         GeometryError: its place in space is not usable.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     suffix = _check_readable(path)
     data, affine, header_axis = (_read_nifti if suffix in NIFTI_SUFFIXES else _read_itk)(path, frame)
     with _naming(path):
         grid = Grid(data.shape, affine)
-    thickness, sidecar_axis = _read_sidecar(path.with_name(path.name[: -len(suffix)] + ".json"))
+    thickness, sidecar_axis = _read_sidecar(sidecar_path(path))
     axis = sidecar_axis if sidecar_axis is not None else _slice_axis(grid, header_axis)
     volume = Volume(data[None], grid.affine, slice_thickness=thickness, slice_axis=axis, source=str(path))
     volume.check_voxels()
@@ -76,7 +77,7 @@ def read_grid(path: str | os.PathLike[str], frame: int | None = None) -> Grid:
         VolumeError: the file is missing, or its header is not that of a usable volume.
         GeometryError: its place in space is not usable.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if _check_readable(path) in NIFTI_SUFFIXES:
         image, _ = _open_nifti(path, frame)
         with _naming(path):
@@ -117,34 +118,60 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
         msg = f"'{path}' can hold one channel, but the volume has {volume.data.shape[0]}. Write each to its own file."
         raise VolumeError(msg)
     suffix = _suffix(path, WRITABLE_SUFFIXES) or ""
-    # In the same folder, so that the last step is a rename; with the same suffix, because it selects the format.
-    partial = path.with_name(f".{path.name[: -len(suffix)]}.{secrets.token_hex(4)}.partial{suffix}")
     try:
-        (_write_nifti if suffix in NIFTI_SUFFIXES else _write_itk)(volume, partial)
-        partial.replace(path)
-    except BaseException as error:  # KeyboardInterrupt and cancellation leave nothing behind either
-        partial.unlink(missing_ok=True)
-        if isinstance(error, (OSError, RuntimeError)):
-            msg = f"'{path}' could not be written: {_first_line(error)}. Check the free space and rights of its folder."
-            raise VolumeError(msg) from error
-        raise
+        with hidden_folder(path.parent) as folder:
+            partial = folder / f"volume{suffix}"  # the suffix selects the format
+            (_write_nifti if suffix in NIFTI_SUFFIXES else _write_itk)(volume, partial)
+            partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        msg = f"'{path}' could not be written: {_first_line(error)}. Check the free space and rights of its folder."
+        raise VolumeError(msg) from error
     return path
 
 
 def check_output_path(path: str | os.PathLike[str]) -> Path:
     """Find out before hours of work whether the result can be written. Returns the path, `~` expanded."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        _refuse(path, "is a folder, but the output must be a file", "Add a file name, for example 'result.nii.gz'.")
-    if _suffix(path, WRITABLE_SUFFIXES) is None:
-        _refuse(path, "has no suffix that can be written", f"End the name in one of: {', '.join(WRITABLE_SUFFIXES)}.")
-    if not path.parent.is_dir():
-        _refuse(path, f"cannot be written: the folder '{path.parent}' does not exist", "Create it, or choose another.")
-    if not os.access(path.parent, os.W_OK):
-        _refuse(path, f"cannot be written: no right to write in '{path.parent}'", "Choose another folder.")
-    if path.exists() and not os.access(path, os.W_OK):
-        _refuse(path, "exists and is write-protected", "Choose another name, or lift the protection.")
+    path = expanded(path)
+    another = "Choose another name."
+    try:
+        if path.is_dir():
+            what = "is a folder, but the output must be a file"
+            _refuse(path, what, "Add a file name, for example 'result.nii.gz'.")
+        suffix = _suffix(path, WRITABLE_SUFFIXES)
+        if suffix is None:
+            fix = f"End the name in one of: {', '.join(WRITABLE_SUFFIXES)}."
+            _refuse(path, "has no suffix that can be written", fix)
+        if suffix not in NIFTI_SUFFIXES:
+            os.fspath(path).encode()  # ITK ends the process at other names
+        if not path.parent.is_dir():
+            _refuse(path, f"cannot be written: the folder '{path.parent}' does not exist", "Create it, or choose another.")
+        if not os.access(path.parent, os.W_OK):
+            _refuse(path, f"cannot be written: no right to write in '{path.parent}'", "Choose another folder.")
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.stat().st_mode):
+                _refuse(path, "is no ordinary file, but a device, a pipe or a socket", another)
+            if not os.access(path, os.W_OK):
+                _refuse(path, "exists and is write-protected", "Choose another name, or lift the protection.")
+    except UnicodeEncodeError:
+        _refuse(path, "has a name that is not UTF-8, which this format cannot have", f"{another} Or end it in .nii.gz.")
+    except OSError as error:  # a circle of links, a name too long, a folder that may not be entered
+        _refuse(path, f"cannot be written: {error.strerror}", another)
     return path
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path as the user means it: `~` and `~somebody` are home folders."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        msg = f"'{path}' begins with the home folder of a user who has none. Write the whole path."
+        raise VolumeError(msg) from error
+
+
+def sidecar_path(volume: Path) -> Path:
+    """``scan.nii.gz`` -> ``scan.json``, where BIDS, and our record, tell about a volume."""
+    suffix = _suffix(volume, READABLE_SUFFIXES) or volume.suffix
+    return volume.with_name(volume.name[: len(volume.name) - len(suffix)] + ".json")
 
 
 # ---- Reading ----
