@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from scorefusion.bundle import Bundle
-    from scorefusion.fusion import FusionRule
-    from scorefusion.volume import Volume
+    from scorefusion.bundle.folder import Bundle
+    from scorefusion.fusion.rules import FusionRule
+    from scorefusion.imaging.volume import Volume
 
 # Test volumes are tiny: a second thread only waits, on a busy machine for minutes. torch reads this when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,7 +54,7 @@ def make_volume() -> Callable[..., Volume]:
         seed: int = 0,
         **facts: Any,
     ) -> Volume:
-        from scorefusion.volume import Volume
+        from scorefusion.imaging.volume import Volume
 
         rng = np.random.default_rng(seed)
         i, j, k = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij")
@@ -91,7 +91,7 @@ def tiny_bundle(tmp_path: Path) -> Bundle:
     pytest.importorskip("torch")
     from tiny_models import tiny_states
 
-    from scorefusion.bundle import write_bundle
+    from scorefusion.bundle.write import write_bundle
 
     rule, metadata = _tiny_restorer()
     card = "# Tiny model\n\nFor tests.\n"
@@ -102,9 +102,9 @@ def _tiny_restorer() -> tuple[FusionRule, dict[str, Any]]:
     """One plane network for three planes and a fusion network; few levels, so that tests can name one beyond them."""
     from tiny_models import PRESETS, tiny_ensemble, tiny_fusion, tiny_metadata
 
-    from scorefusion.inputs import InputRule
+    from scorefusion.fusion.inputs import InputLayout
 
-    inputs = InputRule(slab_radius=1, plane_context=True, residual_gain=8.0, prediction="clean")
+    inputs = InputLayout(slab_radius=1, plane_context=True, residual_gain=8.0, prediction="clean")
     rule = tiny_fusion(tiny_ensemble(inputs, std=0.08), std=0.08)
     presets = {
         "fast": {**PRESETS["fast"], "start": 99, "samples": 1},

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scorefusion.bundle import Bundle, write_bundle
-from scorefusion.ensemble import Member, PlaneEnsemble
-from scorefusion.features import FeatureAlignment
-from scorefusion.fusion import FusionRule, ScoreFusion, VolumeKind, VolumeOnly
-from scorefusion.inputs import InputRule
-from scorefusion.model import fusion_state
-from scorefusion.planes import Plane
-from scorefusion.unet import UNet, UNetConfig
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.load import fusion_state
+from scorefusion.bundle.write import write_bundle
+from scorefusion.fusion.ensemble import PlaneEnsemble
+from scorefusion.fusion.features import FeatureAlignment
+from scorefusion.fusion.inputs import InputLayout
+from scorefusion.fusion.members import Member
+from scorefusion.fusion.planes import Plane
+from scorefusion.fusion.rules import FusionRule, ScoreFusion, VolumeKind, VolumeOnly
+from scorefusion.networks.sizes import UNetConfig
+from scorefusion.networks.unet import UNet
 
 COMPACT_LIKE = {
     "channels": (6, 8),
@@ -59,7 +62,7 @@ def tiny_network(
 
 
 def tiny_ensemble(
-    rule: InputRule | None = None,
+    rule: InputLayout | None = None,
     *,
     shared: bool = True,
     groups: Sequence[tuple[int, ...]] = ((0,),),
@@ -74,7 +77,7 @@ def tiny_ensemble(
         groups: conditions that are seen together, as indices.
         widths: `channels` of each network, and so its depth; empty = all alike.
     """
-    rule = rule or InputRule(slab_radius=1, plane_context=True, acquisition_context=True, residual_gain=4.0)
+    rule = rule or InputLayout(slab_radius=1, plane_context=True, acquisition_context=True, residual_gain=4.0)
     networks: list[UNet] = []
     members: list[Member] = []
     for conditions in groups:
@@ -110,7 +113,7 @@ def tiny_fusion(
 
 
 def tiny_volume(
-    rule: InputRule, kind: VolumeKind = "diffusion", conditions: int = 1, std: float = 0.1, **settings: Any
+    rule: InputLayout, kind: VolumeKind = "diffusion", conditions: int = 1, std: float = 0.1, **settings: Any
 ) -> VolumeOnly:
     """A 3D network alone."""
     channels = rule.volume_channels(conditions, 0)

@@ -18,17 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from scorefusion.bundle import Bundle, find_bundle
-from scorefusion.domain import mm
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.load import Model, load_model
+from scorefusion.bundle.store import find_bundle
+from scorefusion.diffusion.noise import NoiseField
 from scorefusion.errors import OutOfMemory, RequestError
-from scorefusion.fusion import FusionRule, VolumeRule
-from scorefusion.model import Model, load_model
-from scorefusion.preparation import Prepared, prepare
+from scorefusion.fusion.rules import FusionRule, VolumeRule
+from scorefusion.imaging.files import read_volume, sidecar_path
+from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Event, Reporter
-from scorefusion.provenance import provenance_of
-from scorefusion.record import contradiction
-from scorefusion.restore import NoiseField, Restoration, SamplingPlan, restore
-from scorefusion.runtime import (
+from scorefusion.run.devices import (
     available_memory,
     inference_settings,
     is_out_of_memory,
@@ -36,8 +35,12 @@ from scorefusion.runtime import (
     pick_precision,
     plan_tile,
 )
-from scorefusion.volume import Volume, read_volume
-from scorefusion.volume_io import sidecar_path
+from scorefusion.run.prepare import Prepared, prepare
+from scorefusion.run.provenance import provenance_of
+from scorefusion.run.record import contradiction
+from scorefusion.run.request import SamplingPlan
+from scorefusion.run.restore import Restoration, restore
+from scorefusion.wording import mm
 
 Input = Volume | str | os.PathLike[str]
 DEFAULT_UNCERTAINTY = {"steps": 4, "samples": 4, "solver": "ddim", "eta": 1.0}

@@ -20,19 +20,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scorefusion.bundle import Bundle, find_bundle
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.load import Model, load_model
+from scorefusion.bundle.store import find_bundle
+from scorefusion.diffusion.noise import NoiseField
 from scorefusion.evaluation.benchmark import Subject, prepare
 from scorefusion.evaluation.meter import describe_machine
 from scorefusion.evaluation.metrics import psnr, ssim
 from scorefusion.evaluation.simulate import Setting
 from scorefusion.evaluation.suites import named_suite
-from scorefusion.fusion import FusionRule
-from scorefusion.inputs import ModelInputs, acquisition_vector
-from scorefusion.intensity import fit_intensity_scale
-from scorefusion.model import Model, load_model
+from scorefusion.fusion.base import base_image
+from scorefusion.fusion.inputs import ModelInputs, acquisition_vector
+from scorefusion.fusion.rules import FusionRule
+from scorefusion.imaging.intensity import fit_intensity_scale
 from scorefusion.progress import Reporter
-from scorefusion.restore import NoiseField, SamplingPlan, base_image, restore
-from scorefusion.runtime import inference_settings, pick_device, pick_precision
+from scorefusion.run.devices import inference_settings, pick_device, pick_precision
+from scorefusion.run.request import SamplingPlan
+from scorefusion.run.restore import restore
 from scorefusion.training.recipe import read_recipe
 from scorefusion.training.run import Run, make_fabric
 

@@ -25,7 +25,7 @@ FACTOR = 4
 
 def coarse_volume(shape: tuple[int, int, int], seed: int = 0) -> object:
     """A 4 mm slice volume whose target grid has `shape` voxels of 1 mm; tissue-like texture up to every edge."""
-    from scorefusion.volume import Volume
+    from scorefusion.imaging.volume import Volume
 
     rng = np.random.default_rng(seed)
     size = (shape[0], shape[1], shape[2] // FACTOR)

@@ -27,14 +27,21 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor, nn
 
-from scorefusion.acquisition import Acquisition
+from scorefusion.diffusion.noise import NoiseField
+from scorefusion.diffusion.schedule import NoiseSchedule
 from scorefusion.errors import RequestError
-from scorefusion.fusion import FeatureAlignment, InputRule, Member, ModelInputs, PlaneEnsemble, ScoreFusion
-from scorefusion.planes import Plane
-from scorefusion.restore import NoiseField, SamplingPlan, restore
-from scorefusion.runtime import inference_settings, is_out_of_memory, pick_device, pick_precision
-from scorefusion.schedule import NoiseSchedule
-from scorefusion.unet import UNet, count_parameters, fusion_config, plane_config
+from scorefusion.fusion.ensemble import PlaneEnsemble
+from scorefusion.fusion.features import FeatureAlignment
+from scorefusion.fusion.inputs import InputLayout, ModelInputs
+from scorefusion.fusion.members import Member
+from scorefusion.fusion.planes import Plane
+from scorefusion.fusion.rules import ScoreFusion
+from scorefusion.imaging.acquisition import Acquisition
+from scorefusion.networks.sizes import fusion_config, plane_config
+from scorefusion.networks.unet import UNet, count_parameters
+from scorefusion.run.devices import inference_settings, is_out_of_memory, pick_device, pick_precision
+from scorefusion.run.request import SamplingPlan
+from scorefusion.run.restore import restore
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE_VARIABLE = "SCOREFUSION_TEST_DEVICE"  # read by the tests that can run on any device
@@ -175,7 +182,7 @@ def parse_options() -> argparse.Namespace:
 def build_rule(config: str) -> ScoreFusion:
     """Score-Fusion with feature injection: three plane networks (paper), or one for all planes (compact)."""
     shared = config == "compact"
-    inputs = InputRule(plane_context=shared, acquisition_context=shared)
+    inputs = InputLayout(plane_context=shared, acquisition_context=shared)
     members = [Member(0 if shared else number, plane) for number, plane in enumerate(Plane)]
     planes = plane_config(config, inputs.plane_channels(1), inputs.plane_context_size)
     volume = fusion_config(config, inputs.volume_channels(1, len(members)), len(members), inputs.volume_context_size)

@@ -14,7 +14,7 @@ import json
 import torch
 
 from scorefusion.evaluation.meter import describe_machine
-from scorefusion.runtime import pick_device, pick_precision
+from scorefusion.run.devices import pick_device, pick_precision
 from scorefusion.training.blocks import BlockSource, Pool
 from scorefusion.training.losses import PlaneLoss
 from scorefusion.training.networks import make_ensemble

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from scorefusion import cli
-from scorefusion.bundle import Bundle, import_bundle
-from scorefusion.volume import Volume, write_volume
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.install import import_bundle
+from scorefusion.cli import app as cli
+from scorefusion.imaging.files import write_volume
+from scorefusion.imaging.volume import Volume
 
 Run = Callable[..., Any]
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorefusion.acquisition import Acquisition, AxisSampling
 from scorefusion.errors import GeometryError
-from scorefusion.grid import Grid, super_resolution_grid
+from scorefusion.imaging.acquisition import Acquisition, AxisSampling
+from scorefusion.imaging.grid import Grid, super_resolution_grid
 
 SHAPE = (13, 18, 21)  # lopsided
 

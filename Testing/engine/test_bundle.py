@@ -15,26 +15,20 @@ from typing import Any
 
 import pytest
 
-from scorefusion.bundle import (
-    Bundle,
-    bundle_folders,
-    find_bundle,
-    import_bundle,
-    list_bundles,
-    remove_bundle,
-    store,
-    user_models_folder,
-    validate_metadata,
-    write_bundle,
-)
+from scorefusion.bundle import store
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.install import import_bundle, remove_bundle
+from scorefusion.bundle.metadata import validate_metadata
+from scorefusion.bundle.store import bundle_folders, find_bundle, list_bundles, user_models_folder
+from scorefusion.bundle.write import write_bundle
 from scorefusion.errors import BundleError, UnknownModelError
 
 torch = pytest.importorskip("torch")
 
 from tiny_models import tiny_ensemble, tiny_volume, write_tiny_bundle  # noqa: E402
 
-from scorefusion.fusion import PlaneAverage  # noqa: E402
-from scorefusion.inputs import InputRule  # noqa: E402
+from scorefusion.fusion.inputs import InputLayout  # noqa: E402
+from scorefusion.fusion.rules import PlaneAverage  # noqa: E402
 
 PLANE = "models/plane.safetensors"
 
@@ -266,7 +260,7 @@ class TestVolumeAlone:
 
     @pytest.fixture(params=["diffusion", "regression"])
     def alone(self, request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
-        rule = tiny_volume(InputRule(slab_radius=0, prediction="clean"), request.param)
+        rule = tiny_volume(InputLayout(slab_radius=0, prediction="clean"), request.param)
         return write_tiny_bundle(tmp_path / "made" / "alone", rule)
 
     def test_passes_without_planes_and_slabs(self, alone: Bundle) -> None:
@@ -331,7 +325,7 @@ class TestVolumeAlone:
 
 class TestOptionalConditions:
     def test_some_network_must_work_without_them(self, tmp_path: Path) -> None:
-        inputs = InputRule(slab_radius=1, plane_context=True, presence_context=2, prediction="clean")
+        inputs = InputLayout(slab_radius=1, plane_context=True, presence_context=2, prediction="clean")
         rule = PlaneAverage(tiny_ensemble(inputs, groups=[(0, 1)]))
         bundle = write_tiny_bundle(tmp_path / "told", rule, ["t1", "t2"], "translation")  # told of absence: passes
         bundle.section["inputs"]["presence_context"] = 0
@@ -397,7 +391,8 @@ class TestFinding:
         code = (
             "import sys; sys.modules['torch'] = None; sys.modules['safetensors'] = None\n"
             f"sys.path.insert(0, {str(repository / 'ScoreFusion')!r})\n"
-            "from scorefusion import list_bundles; info = next(i for i in list_bundles() if i.id == 'tiny-sr')\n"
+            "from scorefusion.bundle.store import list_bundles\n"
+            "info = next(i for i in list_bundles() if i.id == 'tiny-sr')\n"
             "info.bundle.verify(); print(info.to_dict()['hash'])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

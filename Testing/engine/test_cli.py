@@ -12,7 +12,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,12 @@ import pytest
 from tiny_models import tiny_ensemble, write_tiny_bundle
 from typer.testing import CliRunner
 
-from scorefusion import cli
-from scorefusion.bundle import Bundle, import_bundle
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.install import import_bundle
+from scorefusion.cli import app as cli
 from scorefusion.errors import Cancelled, GeometryError
-from scorefusion.fusion import PlaneAverage
-from scorefusion.volume import read_volume
-from scorefusion.volume_io import sidecar_path
+from scorefusion.fusion.rules import PlaneAverage
+from scorefusion.imaging.files import read_volume, sidecar_path
 
 torch = pytest.importorskip("torch")
 
@@ -399,7 +398,7 @@ class TestStart:
     )
     def test_needs_no_torch_and_no_volume_library(self, arguments: list[str], model: str, repository: Path) -> None:
         code = (
-            "import sys, scorefusion.cli as cli\n"
+            "import sys, scorefusion.cli.app as cli\n"
             "try: cli.main(sys.argv[1:])\n"
             "except SystemExit: pass\n"
             "heavy = {'torch', 'numpy', 'nibabel', 'SimpleITK', 'scipy'} & set(sys.modules)\n"
@@ -431,8 +430,8 @@ class TestStart:
 # A worker that is stopped from outside. It says "sampling" when it is at work, then does what its last argument says.
 _WORKER = """
     import hashlib, sys, time
-    import scorefusion.volume as volume
-    from scorefusion import cli
+    import scorefusion.imaging.files as files
+    from scorefusion.cli import app as cli
     import types
 
     how = sys.argv.pop()
@@ -450,12 +449,12 @@ _WORKER = """
         return types.SimpleNamespace(volume=first, uncertainty=None, provenance={}, quality={})
 
     if how == "saving":
-        write = volume.write_volume
+        write = files.write_volume
         def write_volume(result, path):
             path.write_bytes(b"half a file")
             print('{"event": "log", "message": "saving"}', flush=True)
             time.sleep(60)
-        volume.write_volume = write_volume
+        files.write_volume = write_volume
 
     sys.modules["scorefusion.pipeline"] = fake = types.ModuleType("scorefusion.pipeline")
     fake.translate = translate

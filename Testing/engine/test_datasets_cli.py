@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 from scorefusion.datasets import cli
 from scorefusion.datasets.datalist import read_datalist
-from scorefusion.volume import Volume, write_volume
+from scorefusion.imaging.files import write_volume
+from scorefusion.imaging.volume import Volume
 
 KINDS = ("T1w", "FLAIR")
 
@@ -143,7 +144,7 @@ class TestPrograms:
 
 class TestDoor:
     def test_the_main_command_hands_over(self, bids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        from scorefusion.cli import main
+        from scorefusion.cli.app import main
 
         with pytest.raises(SystemExit) as done:
             main(["data", "list", str(bids), "--out", str(tmp_path / "scans.json")])

@@ -12,8 +12,9 @@ from scorefusion.datasets.case import Case
 from scorefusion.datasets.datalist import Datalist
 from scorefusion.datasets.inspect import Problem, examine, inspect
 from scorefusion.errors import Cancelled
+from scorefusion.imaging.files import write_volume
+from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Reporter
-from scorefusion.volume import Volume, write_volume
 
 nib = pytest.importorskip("nibabel")
 

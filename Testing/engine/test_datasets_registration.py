@@ -17,11 +17,12 @@ from scorefusion.datasets.alignment import erode, measure_alignment
 from scorefusion.datasets.case import Case
 from scorefusion.datasets.datalist import Datalist, project_datalist
 from scorefusion.datasets.registration import RegistrationReport, align_datalist, register_case
-from scorefusion.datasets.rigid import Motion, find_motion, move
 from scorefusion.errors import RequestError
-from scorefusion.grid import Box, Grid
-from scorefusion.volume import Volume, read_volume, resample, write_volume
-from scorefusion.volume_itk import matrix_from_transform, transform_from_matrix
+from scorefusion.imaging.files import read_volume, write_volume
+from scorefusion.imaging.grid import Box, Grid
+from scorefusion.imaging.itk import matrix_from_transform, transform_from_matrix
+from scorefusion.imaging.registration import Motion, find_motion, move
+from scorefusion.imaging.volume import Volume, resample
 
 SHAPE = (40, 44, 38)
 SPACING = (2.0, 1.9, 2.1)

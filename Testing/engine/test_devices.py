@@ -14,22 +14,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scorefusion.acquisition import Acquisition
-from scorefusion.fusion import (
-    AlternatingPlanes,
-    FeatureAlignment,
-    FusionRule,
-    InputRule,
-    Member,
-    ModelInputs,
-    PlaneAverage,
-    PlaneEnsemble,
-    ScoreFusion,
-)
-from scorefusion.planes import Plane
-from scorefusion.restore import NoiseField, SamplingPlan, restore
-from scorefusion.schedule import NoiseSchedule
-from scorefusion.unet import UNet, UNetConfig
+from scorefusion.diffusion.noise import NoiseField
+from scorefusion.diffusion.schedule import NoiseSchedule
+from scorefusion.fusion.ensemble import PlaneEnsemble
+from scorefusion.fusion.features import FeatureAlignment
+from scorefusion.fusion.inputs import InputLayout, ModelInputs
+from scorefusion.fusion.members import Member
+from scorefusion.fusion.planes import Plane
+from scorefusion.fusion.rules import AlternatingPlanes, FusionRule, PlaneAverage, ScoreFusion
+from scorefusion.imaging.acquisition import Acquisition
+from scorefusion.networks.sizes import UNetConfig
+from scorefusion.networks.unet import UNet
+from scorefusion.run.request import SamplingPlan
+from scorefusion.run.restore import restore
 
 DEVICE = torch.device(os.environ.get("SCOREFUSION_TEST_DEVICE", "cpu"))
 SHAPE = (10, 12, 15)  # three sizes, in need of padding
@@ -65,7 +62,7 @@ def network(dims: int, in_channels: int, out_channels: int, settings: dict, cont
 
 
 def fusion_rule(kind: str) -> FusionRule:
-    inputs = InputRule(slab_radius=1, plane_context=True, residual_gain=4.0)
+    inputs = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0)
     members = [Member(0, plane) for plane in Plane]
     plane_network = network(2, inputs.plane_channels(1), 1, COMPACT_LIKE, inputs.plane_context_size)
     ensemble = PlaneEnsemble([plane_network], members, inputs)

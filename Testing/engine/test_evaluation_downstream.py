@@ -18,7 +18,7 @@ pytest.importorskip("monai")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from scorefusion.bundle import Bundle  # noqa: E402
+from scorefusion.bundle.folder import Bundle  # noqa: E402
 from scorefusion.datasets.case import Case  # noqa: E402
 from scorefusion.datasets.datalist import Datalist, project_datalist, read_datalist  # noqa: E402
 from scorefusion.errors import BundleError, Cancelled, GeometryError, RequestError, VolumeError  # noqa: E402
@@ -35,8 +35,10 @@ from scorefusion.evaluation.downstream.trainer import Trainer, TrainingOptions  
 from scorefusion.evaluation.downstream.training import train_segmenter  # noqa: E402
 from scorefusion.evaluation.simulate import Setting  # noqa: E402
 from scorefusion.evaluation.suites import suite_of  # noqa: E402
+from scorefusion.imaging.files import write_volume  # noqa: E402
+from scorefusion.imaging.foreground import foreground_box  # noqa: E402
+from scorefusion.imaging.volume import Volume  # noqa: E402
 from scorefusion.progress import Reporter  # noqa: E402
-from scorefusion.volume import Volume, foreground_box, write_volume  # noqa: E402
 
 #: Bundles still come as TorchScript, which PyTorch calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")

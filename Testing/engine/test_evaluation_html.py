@@ -28,7 +28,8 @@ from scorefusion.evaluation.html import PICTURE_WIDTH, page, write_page  # noqa:
 from scorefusion.evaluation.report import document, write_report  # noqa: E402
 from scorefusion.evaluation.simulate import Setting  # noqa: E402
 from scorefusion.evaluation.suites import Suite, SuiteCase  # noqa: E402
-from scorefusion.volume import Volume, write_volume  # noqa: E402
+from scorefusion.imaging.files import write_volume  # noqa: E402
+from scorefusion.imaging.volume import Volume  # noqa: E402
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 SHAPE = (26, 28, 24)

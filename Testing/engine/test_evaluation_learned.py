@@ -10,19 +10,19 @@ import pytest
 import torch
 from tiny_models import tiny_ensemble, tiny_fusion, tiny_volume, write_tiny_bundle
 
-from scorefusion.bundle import Bundle
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.load import load_model
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.benchmark import classical_methods
 from scorefusion.evaluation.learned import choose_methods, learned_methods, rule_rows, sampling_plans
 from scorefusion.evaluation.meter import Meter
 from scorefusion.evaluation.metrics import data_residual
 from scorefusion.evaluation.simulate import Setting, simulate
-from scorefusion.fusion import PlaneAverage
-from scorefusion.inputs import InputRule
-from scorefusion.model import load_model
-from scorefusion.volume import Volume
+from scorefusion.fusion.inputs import InputLayout
+from scorefusion.fusion.rules import PlaneAverage
+from scorefusion.imaging.volume import Volume
 
-INPUTS = InputRule(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+INPUTS = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def fused(tmp_path: Path) -> Bundle:
 
 
 def _alone(folder: Path, kind: Any) -> Bundle:
-    return write_tiny_bundle(folder / kind, tiny_volume(InputRule(slab_radius=0, prediction="clean"), kind))
+    return write_tiny_bundle(folder / kind, tiny_volume(InputLayout(slab_radius=0, prediction="clean"), kind))
 
 
 def _truth() -> Volume:

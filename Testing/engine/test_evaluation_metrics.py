@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from scorefusion.acquisition import Acquisition  # noqa: E402
 from scorefusion.datasets.spectrum import high_band_share, read_axes  # noqa: E402
 from scorefusion.evaluation import metrics  # noqa: E402
 from scorefusion.evaluation.regions import brain_region, erode, rough_brain_mask  # noqa: E402
-from scorefusion.volume import Volume  # noqa: E402
+from scorefusion.imaging.acquisition import Acquisition  # noqa: E402
+from scorefusion.imaging.volume import Volume  # noqa: E402
 
 SHAPE = (13, 18, 21)
 

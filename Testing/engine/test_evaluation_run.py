@@ -15,8 +15,9 @@ pytest.importorskip("nibabel")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from scorefusion.acquisition import Acquisition  # noqa: E402
-from scorefusion.bundle import Bundle, write_bundle  # noqa: E402
+from scorefusion.bundle.folder import Bundle  # noqa: E402
+from scorefusion.bundle.load import fusion_state  # noqa: E402
+from scorefusion.bundle.write import write_bundle  # noqa: E402
 from scorefusion.datasets.case import Case  # noqa: E402
 from scorefusion.datasets.datalist import read_datalist  # noqa: E402
 from scorefusion.errors import RequestError  # noqa: E402
@@ -30,12 +31,17 @@ from scorefusion.evaluation.metrics import data_residual  # noqa: E402
 from scorefusion.evaluation.report import document  # noqa: E402
 from scorefusion.evaluation.simulate import Setting, simulate  # noqa: E402
 from scorefusion.evaluation.suites import Suite, SuiteCase, named_suite, suite_of  # noqa: E402
-from scorefusion.fusion import InputRule, Member, PlaneEnsemble, ScoreFusion, make_volume_network  # noqa: E402
-from scorefusion.model import fusion_state  # noqa: E402
+from scorefusion.fusion.ensemble import PlaneEnsemble  # noqa: E402
+from scorefusion.fusion.inputs import InputLayout  # noqa: E402
+from scorefusion.fusion.members import Member  # noqa: E402
+from scorefusion.fusion.planes import Plane  # noqa: E402
+from scorefusion.fusion.rules import ScoreFusion, make_volume_network  # noqa: E402
+from scorefusion.imaging.acquisition import Acquisition  # noqa: E402
+from scorefusion.imaging.files import read_volume, write_volume  # noqa: E402
+from scorefusion.imaging.volume import Volume  # noqa: E402
+from scorefusion.networks.sizes import UNetConfig  # noqa: E402
+from scorefusion.networks.unet import UNet  # noqa: E402
 from scorefusion.pipeline import translate  # noqa: E402
-from scorefusion.planes import Plane  # noqa: E402
-from scorefusion.unet import UNet, UNetConfig  # noqa: E402
-from scorefusion.volume import Volume, read_volume, write_volume  # noqa: E402
 
 SHAPE = (28, 33, 30)
 
@@ -81,7 +87,7 @@ def random_bundle(tmp_path: Path, bundle_metadata: dict[str, Any]) -> Bundle:
     """Networks with random weights, small enough for a test, which really run."""
     torch.manual_seed(0)
     section = bundle_metadata["scorefusion"]
-    rule = InputRule(slab_radius=1, residual_gain=8.0, prediction="clean", plane_context=True)
+    rule = InputLayout(slab_radius=1, residual_gain=8.0, prediction="clean", plane_context=True)
     small = {"channels": (4, 8), "blocks": 1, "normalisation": "none", "embedding_size": 8}
     plane = UNet(
         UNetConfig(

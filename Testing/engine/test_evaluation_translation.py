@@ -20,7 +20,8 @@ nibabel = pytest.importorskip("nibabel")
 from tiny_models import tiny_ensemble, tiny_fusion, tiny_volume, write_tiny_bundle  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from scorefusion.bundle import Bundle, find_bundle  # noqa: E402
+from scorefusion.bundle.folder import Bundle  # noqa: E402
+from scorefusion.bundle.store import find_bundle  # noqa: E402
 from scorefusion.datasets.case import Case  # noqa: E402
 from scorefusion.datasets.datalist import SECTIONS, Datalist, project_datalist, write_datalist  # noqa: E402
 from scorefusion.errors import RequestError, VolumeError  # noqa: E402
@@ -54,13 +55,14 @@ from scorefusion.evaluation.translation.suites import (  # noqa: E402
     datalist_suite,
     named_pair_suite,
 )
-from scorefusion.inputs import InputRule  # noqa: E402
+from scorefusion.fusion.inputs import InputLayout  # noqa: E402
+from scorefusion.imaging.files import write_volume  # noqa: E402
+from scorefusion.imaging.volume import Volume  # noqa: E402
 from scorefusion.pipeline import translate  # noqa: E402
-from scorefusion.volume import Volume, write_volume  # noqa: E402
 
 SHAPE = (30, 34, 28)
 T1_TO_FLAIR = Direction((Input("t1", ("t1",)),), ("flair",))
-RULE = InputRule(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+RULE = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
 
 
 def brain_values(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

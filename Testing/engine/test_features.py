@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny_models import tiny_ensemble, tiny_fusion, tiny_network
 
-from scorefusion.features import FeatureAccumulator, FeatureAlignment, FeatureRecorder
-from scorefusion.fusion import PlaneAverage, ScoreFusion
-from scorefusion.inputs import ModelInputs
-from scorefusion.planes import Plane
+from scorefusion.fusion.features import FeatureAccumulator, FeatureAlignment, FeatureRecorder
+from scorefusion.fusion.inputs import ModelInputs
+from scorefusion.fusion.planes import Plane
+from scorefusion.fusion.rules import PlaneAverage, ScoreFusion
 
 LEVEL = torch.tensor([0.3, 0.6])
 DEPTHS = ((6, 8), (4, 6, 8), (4,))  # of the sagittal, coronal and axial network

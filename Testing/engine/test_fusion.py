@@ -8,13 +8,16 @@ import pytest
 import torch
 from tiny_models import tiny_ensemble, tiny_fusion, tiny_network, tiny_volume
 
-from scorefusion.ensemble import Member, PlaneEnsemble, rebase, rebase_prediction
+from scorefusion.diffusion.schedule import NoiseSchedule
 from scorefusion.errors import RequestError
-from scorefusion.features import FeatureAccumulator
-from scorefusion.fusion import AcquisitionPrior, AlternatingPlanes, PlaneAverage, ScoreFusion, SinglePlane, VolumeOnly
-from scorefusion.inputs import InputRule, ModelInputs
-from scorefusion.planes import Plane
-from scorefusion.schedule import NoiseSchedule
+from scorefusion.fusion.base import rebase, rebase_prediction
+from scorefusion.fusion.ensemble import PlaneEnsemble
+from scorefusion.fusion.features import FeatureAccumulator
+from scorefusion.fusion.gate import AcquisitionGate
+from scorefusion.fusion.inputs import InputLayout, ModelInputs
+from scorefusion.fusion.members import Member
+from scorefusion.fusion.planes import Plane
+from scorefusion.fusion.rules import AlternatingPlanes, PlaneAverage, ScoreFusion, SinglePlane, VolumeOnly
 
 SHAPE = (11, 14, 17)  # lopsided, and nothing divides it
 LEVEL = torch.tensor([0.3, 0.6])
@@ -111,7 +114,7 @@ class TestPermutation:
     @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
     def test_permuted_input_gives_the_permuted_output(self, order: tuple[int, int, int]) -> None:
         """Networks that share weights and cannot tell rows from columns see a permuted head as the same head."""
-        rule = InputRule(slab_radius=1, position=False, plane_context=False, acquisition_context=False)
+        rule = InputLayout(slab_radius=1, position=False, plane_context=False, acquisition_context=False)
         network = tiny_network(2, rule.plane_channels(1), 1, 0)
         for parameter in network.parameters():
             if parameter.dim() == 4:
@@ -132,7 +135,7 @@ class TestPermutation:
         assert torch.allclose(average(x_t.permute(axes), moved, LEVEL), expected, atol=1e-5)
 
     def test_slab_neighbours_run_forward_in_every_plane(self) -> None:
-        rule = InputRule(slab_radius=1, position=False, foreground=False)
+        rule = InputLayout(slab_radius=1, position=False, foreground=False)
         ramp = torch.arange(SHAPE[1], dtype=torch.float32).reshape(1, 1, 1, -1, 1).expand(1, 1, *SHAPE)
         slab = rule.slab(ramp, ModelInputs(ramp), [0], Plane.CORONAL, 4, 5)
         assert [float(slab[0, n].mean()) for n in range(3)] == [3.0, 4.0, 5.0]
@@ -143,7 +146,7 @@ class TestTiles:
 
     @pytest.mark.parametrize("alone", [False, True], ids=["fusion", "3D network alone"])
     def test_tiled_equals_the_whole(self, alone: bool) -> None:
-        rule = tiny_volume(InputRule(slab_radius=0)) if alone else tiny_fusion(tiny_ensemble())
+        rule = tiny_volume(InputLayout(slab_radius=0)) if alone else tiny_fusion(tiny_ensemble())
         x_t, inputs = _inputs(shape=(6, 11, 170))
         whole = rule(x_t, inputs, LEVEL)
         assert whole.std() > 0.01
@@ -158,7 +161,7 @@ class TestSeveralConditions:
     """Networks conditioned on different images predict residuals of different bases."""
 
     def _two_ensembles(self, prediction: str = "clean") -> PlaneEnsemble:
-        rule = InputRule(slab_radius=1, residual_gain=4.0, prediction=prediction)  # type: ignore[arg-type]
+        rule = InputLayout(slab_radius=1, residual_gain=4.0, prediction=prediction)  # type: ignore[arg-type]
         return tiny_ensemble(rule, groups=[(0,), (1,)])
 
     @pytest.mark.parametrize("kind", ["noise", "v", "clean"])
@@ -215,7 +218,7 @@ class TestSeveralConditions:
         assert torch.equal(tiny_fusion(ensemble, fresh=True, conditions=2)(x_t, inputs, LEVEL), expected)
 
     def test_one_network_that_is_told_of_absence_works_with_what_is_there(self) -> None:
-        rule = InputRule(slab_radius=1, presence_context=2)
+        rule = InputLayout(slab_radius=1, presence_context=2)
         ensemble = tiny_ensemble(rule, groups=[(0, 1)])
         x_t, both = _inputs(2)
         whole = PlaneAverage(ensemble)(x_t, both, LEVEL)
@@ -246,13 +249,13 @@ class TestSeveralConditions:
 
 class TestVolumeOnly:
     def test_needs_no_planes(self) -> None:
-        rule = tiny_volume(InputRule(slab_radius=0))
+        rule = tiny_volume(InputLayout(slab_radius=0))
         x_t, inputs = _inputs()
         assert rule(x_t, inputs, LEVEL).shape == (2, 1, *SHAPE)
         assert (rule.passes(inputs), rule.size_multiple, rule.ensemble.members) == (1, 4, ())
 
     def test_a_regression_sees_no_noise_whatever_it_is_given(self) -> None:
-        inputs_rule = InputRule(slab_radius=0, prediction="clean")
+        inputs_rule = InputLayout(slab_radius=0, prediction="clean")
         regression = tiny_volume(inputs_rule, "regression")
         x_t, inputs = _inputs()
         answer = regression(x_t, inputs, LEVEL)
@@ -265,11 +268,11 @@ class TestVolumeOnly:
     @pytest.mark.parametrize("prediction", ["noise", "v"])
     def test_a_regression_predicts_the_clean_residual(self, prediction: str) -> None:
         with pytest.raises(ValueError, match=f"predicts the clean residual, got prediction '{prediction}'"):
-            tiny_volume(InputRule(slab_radius=0, prediction=prediction), "regression")  # type: ignore[arg-type]
+            tiny_volume(InputLayout(slab_radius=0, prediction=prediction), "regression")  # type: ignore[arg-type]
 
 
 def test_wrong_channel_count_names_both_numbers() -> None:
-    rule = InputRule(slab_radius=1)
+    rule = InputLayout(slab_radius=1)
     with pytest.raises(ValueError, match="8 input channels; its network 0 has 5"):
         PlaneEnsemble([tiny_network(2, 5, 1, 0)], [Member(0, Plane.AXIAL)], rule)
 
@@ -278,7 +281,7 @@ class TestAcquisitionPrior:
     def _rule(self) -> ScoreFusion:
         ensemble = tiny_ensemble()
         rule = tiny_fusion(ensemble, fresh=True)
-        rule.prior = AcquisitionPrior(3, ensemble.rule.volume_context_size)
+        rule.prior = AcquisitionGate(3, ensemble.rule.volume_context_size)
         return rule
 
     def test_a_fresh_prior_leaves_the_average_bit_for_bit(self) -> None:
@@ -298,9 +301,9 @@ class TestAcquisitionPrior:
         assert correction.abs().max() > 0.01
 
     def test_a_prior_fitted_to_all_voices_is_silent_where_one_is_missing(self) -> None:
-        rule = InputRule(slab_radius=1, plane_context=True, prediction="clean")
+        rule = InputLayout(slab_radius=1, plane_context=True, prediction="clean")
         fusion = tiny_fusion(tiny_ensemble(rule, groups=((0,), (1,))), fresh=True, conditions=2)
-        fusion.prior = AcquisitionPrior(6, 0)
+        fusion.prior = AcquisitionGate(6, 0)
         torch.nn.init.normal_(fusion.prior.head.weight, std=0.3)
         x_t = torch.randn(1, 1, 8, 12, 16)
         conditions = torch.rand(1, 2, 8, 12, 16)
@@ -318,9 +321,9 @@ class TestAcquisitionPrior:
             noisy = truth + torch.randn(2, 500, generator=generator)
             images = torch.cat([truth, noisy, truth])
             grams.append(images @ images.T / 500)
-        from scorefusion.training.prior import GramMatrices, fit_prior
+        from scorefusion.training.gate import GramMatrices, fit_prior
 
-        prior = AcquisitionPrior(3, 6)
+        prior = AcquisitionGate(3, 6)
         acquisitions = torch.rand(40, 6, generator=generator)
         level = torch.rand(40, generator=generator)
         fitted, held_out = fit_prior(prior, GramMatrices(torch.stack(grams), level, acquisitions), ridge=1e-6)

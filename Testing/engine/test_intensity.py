@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from scorefusion.errors import VolumeError
-from scorefusion.intensity import IntensityScale, fit_intensity_scale, foreground_mask
-from scorefusion.volume import Reorientation, Volume, foreground_box, read_volume
+from scorefusion.imaging.files import read_volume
+from scorefusion.imaging.foreground import foreground_box, foreground_mask
+from scorefusion.imaging.grid import Reorientation
+from scorefusion.imaging.intensity import IntensityScale, fit_intensity_scale
+from scorefusion.imaging.volume import Volume
 
 SHAPE = (40, 48, 36)
 
@@ -204,9 +207,9 @@ class TestForegroundMask:
 
     def test_follows_flips_and_permutations(self) -> None:
         volume = Volume(whole_head()[None], np.diag([1, 1.1, 1.2, 1]))
-        turned = Reorientation((2, 0, 1), (True, False, True)).apply(volume)
+        turned = volume.reoriented(Reorientation((2, 0, 1), (True, False, True)))
         as_volume = volume.with_data(foreground_mask(volume.data)[None].astype(np.float32))
-        moved = Reorientation((2, 0, 1), (True, False, True)).apply(as_volume).data[0] > 0
+        moved = as_volume.reoriented(Reorientation((2, 0, 1), (True, False, True))).data[0] > 0
         assert (foreground_mask(turned.data) != moved).mean() < 0.01
 
     def test_is_fast_on_a_full_head(self) -> None:

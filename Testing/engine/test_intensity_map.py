@@ -9,14 +9,15 @@ import pytest
 import torch
 from tiny_models import tiny_ensemble, tiny_metadata, tiny_states, write_tiny_bundle
 
-from scorefusion.bundle import write_bundle
+from scorefusion.bundle.write import write_bundle
 from scorefusion.errors import BundleError, RequestError
-from scorefusion.fusion import InputRule, PlaneAverage
-from scorefusion.inputs import ModelInputs
-from scorefusion.intensity import fit_intensity_scale, foreground_mask
-from scorefusion.intensity_map import IntensityMap, IntensityMaps, clear_background, read_maps
+from scorefusion.fusion.inputs import InputLayout, ModelInputs
+from scorefusion.fusion.rules import PlaneAverage
+from scorefusion.imaging.foreground import foreground_mask
+from scorefusion.imaging.intensity import fit_intensity_scale
+from scorefusion.imaging.intensity_map import IntensityMap, IntensityMaps, clear_background, read_maps
 from scorefusion.pipeline import translate
-from scorefusion.preparation import as_magnitude
+from scorefusion.run.prepare import as_magnitude
 from scorefusion.training.maps import find_maps
 from scorefusion.training.networks import make_ensemble, warm_start
 from scorefusion.training.recipe import parse_recipe
@@ -145,7 +146,7 @@ class TestBase:
 
     @pytest.mark.parametrize("groups", [((0,),), ((0,), (1,))])
     def test_networks_that_say_nothing_give_the_mapped_condition(self, tmp_path, groups, make_volume):
-        rule = InputRule(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+        rule = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
         ensemble = tiny_ensemble(rule, groups=groups, std=0.0)
         names = ["t1", "t2"][: len(groups)]
         keys = {"base": "mapped_condition", "base_curves": [list(BENT.values)] * len(groups)}
@@ -160,7 +161,7 @@ class TestBase:
 
     def test_a_bundles_medians_are_those_of_its_inputs(self, tmp_path, make_volume):
         """An untrained model of one condition returns it as it was normalised."""
-        rule = InputRule(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+        rule = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
         metadata = tiny_metadata(PlaneAverage(tiny_ensemble(rule)), ["t1"], "translation")
         conditions = [{**metadata["scorefusion"]["conditions"][0], "median": 0.3}]
         ensemble = tiny_ensemble(rule, std=0.0)
@@ -194,7 +195,7 @@ class TestBase:
         self, tmp_path, make_volume, joined
     ):
         """Without a joint map the plane average of silent networks is the mean of what each starts from."""
-        rule = InputRule(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+        rule = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
         ensemble = tiny_ensemble(rule, groups=((0,), (1,)), std=0.0)
         other = IntensityMap((-0.5, 0.1, 0.2, 0.6))
         joint = IntensityMap((0.0, 0.4, 0.2, 0.5), 2)

@@ -10,15 +10,16 @@ import pytest
 import torch
 from tiny_models import tiny_ensemble, tiny_fusion, tiny_volume, write_tiny_bundle
 
-from scorefusion.bundle import Bundle, write_bundle
-from scorefusion.ensemble import PlaneEnsemble
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.load import Model, load_model
+from scorefusion.bundle.write import write_bundle
 from scorefusion.errors import BundleError, RequestError
-from scorefusion.fusion import AlternatingPlanes, FusionRule, PlaneAverage, ScoreFusion, SinglePlane, VolumeOnly
-from scorefusion.inputs import InputRule, ModelInputs
-from scorefusion.model import Model, load_model
-from scorefusion.planes import Plane
+from scorefusion.fusion.ensemble import PlaneEnsemble
+from scorefusion.fusion.inputs import InputLayout, ModelInputs
+from scorefusion.fusion.planes import Plane
+from scorefusion.fusion.rules import AlternatingPlanes, FusionRule, PlaneAverage, ScoreFusion, SinglePlane, VolumeOnly
 
-INPUTS = InputRule(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+INPUTS = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
 LEVEL = torch.tensor([0.4])
 
 
@@ -98,7 +99,7 @@ class TestChoosing:
 class TestVolumeAlone:
     @pytest.mark.parametrize("kind", ["diffusion", "regression"])
     def test_loaded_rule_answers_like_the_written_one(self, tmp_path: Path, kind: Any) -> None:
-        inputs = InputRule(slab_radius=0, residual_gain=4.0, prediction="clean")
+        inputs = InputLayout(slab_radius=0, residual_gain=4.0, prediction="clean")
         rule = tiny_volume(inputs, kind)
         model = _model(tmp_path, rule)
         assert isinstance(model.rule, VolumeOnly)
@@ -108,7 +109,7 @@ class TestVolumeAlone:
         assert (_answer(model.rule) - expected).abs().max() < 2e-3 * expected.abs().max()  # weights in half precision
 
     def test_rules_of_planes_are_refused(self, tmp_path: Path) -> None:
-        model = _model(tmp_path, tiny_volume(InputRule(slab_radius=0, prediction="clean")))
+        model = _model(tmp_path, tiny_volume(InputLayout(slab_radius=0, prediction="clean")))
         for name in ("fusion", "fusion-scores", "average", "alternating", "axial", "average:axial+coronal"):
             with pytest.raises(
                 RequestError, match=f"rule '{name}'.*3D network alone.*Use rule 'volume'".replace("+", "[+]")
@@ -146,6 +147,6 @@ class TestMisfits:
             load_model(self._changed(bundle, tmp_path / "wrong", *path, value=value))
 
     def test_a_volume_network_of_other_channels(self, tmp_path: Path) -> None:
-        bundle = write_tiny_bundle(tmp_path / "right", tiny_volume(InputRule(slab_radius=0, prediction="clean")))
+        bundle = write_tiny_bundle(tmp_path / "right", tiny_volume(InputLayout(slab_radius=0, prediction="clean")))
         with pytest.raises(BundleError, match=r"volume.safetensors.*in_channels is 6, not 5"):
             load_model(self._changed(bundle, tmp_path / "wrong", "inputs", "foreground", value=False))

@@ -19,8 +19,9 @@ import pytest
 import SimpleITK as sitk
 from typer.testing import CliRunner
 
-from scorefusion import cli
-from scorefusion.volume import Volume, read_volume, write_volume
+from scorefusion.cli import app as cli
+from scorefusion.imaging.files import read_volume, write_volume
+from scorefusion.imaging.volume import Volume
 
 pytest.importorskip("torch")
 
@@ -162,7 +163,13 @@ class TestInputsAreNeverTouched:
 
     @pytest.mark.parametrize(
         "field",
-        ["data file: y.mha", "datafile: ./y.mha", "data file: y%d.mha 1 1 1", "data file: LIST\ny.mha", "DATA FILE:y.mha"],
+        [
+            "data file: y.mha",
+            "datafile: ./y.mha",
+            "data file: y%d.mha 1 1 1",
+            "data file: LIST\ny.mha",
+            "DATA FILE:y.mha",
+        ],
     )
     def test_the_voxels_of_a_nrrd_header(
         self, field: str, metaimage: Path, translate: Translate, tmp_path: Path
@@ -288,7 +295,15 @@ def _killed_before_call(number: int, arguments: list[str], folder: Path) -> bool
 
         def watch(event: str, details: tuple[Any, ...]) -> None:
             nonlocal count
-            changes = event in {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "shutil.rmtree"}
+            changes = event in {
+                "os.rename",
+                "os.link",
+                "os.remove",
+                "os.mkdir",
+                "os.rmdir",
+                "os.symlink",
+                "shutil.rmtree",
+            }
             changes |= event == "open" and bool(details[2] & (os.O_WRONLY | os.O_RDWR))
             if changes and str(folder) in str(details[0]):
                 count += 1
@@ -376,7 +391,7 @@ class TestLeftovers:
     def test_folders_of_other_runs_that_may_live_are_left_alone(
         self, scan: Path, translate: Translate, tmp_path: Path
     ) -> None:
-        from scorefusion.atomic import hidden_name
+        from scorefusion.imaging.atomic import hidden_name
 
         mine = tmp_path / hidden_name()  # this process lives
         elsewhere = tmp_path / f".scorefusion-ffffffff-{2**22}-00000000"  # another machine's: who knows
@@ -398,7 +413,7 @@ class TestLeftovers:
 
     @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tells dead processes from living ones on Linux")
     def test_a_link_of_that_name_is_not_followed(self, scan: Path, translate: Translate, tmp_path: Path) -> None:
-        from scorefusion.atomic import hidden_name
+        from scorefusion.imaging.atomic import hidden_name
 
         done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
         dead = hidden_name().replace(str(os.getpid()), done.stdout.decode().strip())

@@ -13,21 +13,22 @@ import pytest
 import torch
 from tiny_models import tiny_ensemble, tiny_fusion, tiny_volume, write_tiny_bundle
 
-from scorefusion.acquisition import Acquisition
-from scorefusion.bundle import Bundle, write_bundle
-from scorefusion.domain import check_domain
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.load import load_model
+from scorefusion.bundle.write import write_bundle
+from scorefusion.diffusion.noise import NoiseField
 from scorefusion.errors import BundleError, Cancelled, GeometryError, RequestError
-from scorefusion.fusion import ScoreFusion, VolumeKind
-from scorefusion.grid import Grid
-from scorefusion.inputs import InputRule
-from scorefusion.model import load_model
+from scorefusion.fusion.inputs import InputLayout
+from scorefusion.fusion.rules import ScoreFusion, VolumeKind
+from scorefusion.imaging.acquisition import Acquisition
+from scorefusion.imaging.grid import Grid
+from scorefusion.imaging.volume import Volume
 from scorefusion.pipeline import Result, translate
-from scorefusion.restore import NoiseField
-from scorefusion.volume import Volume
+from scorefusion.run.domain import check_domain
 
 
-def _restorer_rule() -> InputRule:
-    return InputRule(1, False, True, True, True, 0, 4.0, "clean")
+def _restorer_rule() -> InputLayout:
+    return InputLayout(1, False, True, True, True, 0, 4.0, "clean")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def restorer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def translator(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """One shared plane network for each of two conditions, the second optional."""
-    inputs = InputRule(1, False, True, True, False, 0, 4.0, "clean")
+    inputs = InputLayout(1, False, True, True, False, 0, 4.0, "clean")
     rule = tiny_fusion(tiny_ensemble(inputs, groups=[(0,), (1,)], std=0.08), conditions=2, std=0.08)
     folder = tmp_path_factory.mktemp("bundles") / "tiny-t1-t2-to-flair"
     return write_tiny_bundle(folder, rule, ["t1", "t2"], "translation")
@@ -48,7 +49,7 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def separate(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Six plane networks: each sees one of two conditions along one plane."""
-    inputs = InputRule(1, False, True, False, False, 0, 4.0, "clean")
+    inputs = InputLayout(1, False, True, False, False, 0, 4.0, "clean")
     rule = tiny_fusion(tiny_ensemble(inputs, shared=False, groups=[(0,), (1,)], std=0.08), conditions=2, std=0.08)
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "six", rule, ["t1", "t2"], "translation")
 
@@ -426,7 +427,9 @@ class TestVolumeAlone:
 
     def _bundle(self, folder: Path, kind: VolumeKind, task: str = "super_resolution") -> Bundle:
         names = ["image"] if task == "super_resolution" else ["t1", "t2"]
-        inputs = InputRule(0, True, True, False, task == "super_resolution", 0 if len(names) == 1 else 2, 4.0, "clean")
+        inputs = InputLayout(
+            0, True, True, False, task == "super_resolution", 0 if len(names) == 1 else 2, 4.0, "clean"
+        )
         return write_tiny_bundle(folder, tiny_volume(inputs, kind, len(names), std=0.08), names, task)
 
     @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scorefusion.planes import Plane, position_channels, slabs_along, slices_along, stack_slices
+from scorefusion.fusion.planes import Plane, position_channels, slabs_along, slices_along, stack_slices
 
 PLANES = list(Plane)
 

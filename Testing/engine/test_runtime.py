@@ -13,18 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scorefusion.errors import OutOfMemory, RequestError
-from scorefusion.memory import GIB, available_memory, is_out_of_memory, plan_tile, readable, total_memory
+from scorefusion.run.memory import available_memory, is_out_of_memory, plan_tile, total_memory
+from scorefusion.wording import GIB, readable
 
 torch = pytest.importorskip("torch")
 
 from tiny_models import tiny_volume, write_tiny_bundle  # noqa: E402
 
-from scorefusion import runtime  # noqa: E402
-from scorefusion.bundle import Bundle, import_bundle  # noqa: E402
-from scorefusion.doctor import doctor, expected_seconds  # noqa: E402
-from scorefusion.inputs import InputRule  # noqa: E402
-from scorefusion.runtime import cpu_count, inference_settings, pick_device, pick_precision  # noqa: E402
-from scorefusion.work import gflop_per_megavoxel  # noqa: E402
+from scorefusion.bundle.folder import Bundle  # noqa: E402
+from scorefusion.bundle.install import import_bundle  # noqa: E402
+from scorefusion.fusion.inputs import InputLayout  # noqa: E402
+from scorefusion.networks.cost import gflop_per_megavoxel  # noqa: E402
+from scorefusion.run import devices as runtime  # noqa: E402
+from scorefusion.run.devices import cpu_count, inference_settings, pick_device, pick_precision  # noqa: E402
+from scorefusion.run.estimate import expected_seconds  # noqa: E402
+from scorefusion.run.installation import doctor  # noqa: E402
 
 
 @pytest.fixture
@@ -114,13 +117,15 @@ class TestMemory:
     def test_a_containers_limit_counts(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / "max").write_text("1000000\n")
         (tmp_path / "current").write_text("400000\n")
-        monkeypatch.setattr("scorefusion.memory._CGROUP_FILES", ((str(tmp_path / "max"), str(tmp_path / "current")),))
+        monkeypatch.setattr(
+            "scorefusion.run.memory._CGROUP_FILES", ((str(tmp_path / "max"), str(tmp_path / "current")),)
+        )
         assert available_memory("cpu") == 600000
         assert total_memory("cpu") == 1000000
 
     def test_an_unlimited_container_is_no_limit(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / "max").write_text("max\n")
-        monkeypatch.setattr("scorefusion.memory._CGROUP_FILES", ((str(tmp_path / "max"), str(tmp_path / "max")),))
+        monkeypatch.setattr("scorefusion.run.memory._CGROUP_FILES", ((str(tmp_path / "max"), str(tmp_path / "max")),))
         assert available_memory("cpu") > 10**6
 
     def test_cores_are_at_least_one(self) -> None:
@@ -214,7 +219,7 @@ class TestDoctor:
         assert 0 < volume == pytest.approx(fused - average, rel=1e-3)
 
     def test_expected_times_are_told_for_a_3d_network_alone(self, tmp_path: Path, models_home: Path) -> None:
-        rule = tiny_volume(InputRule(slab_radius=0, prediction="clean"), "regression")
+        rule = tiny_volume(InputLayout(slab_radius=0, prediction="clean"), "regression")
         import_bundle(write_tiny_bundle(tmp_path / "unet3d", rule).folder)
         model = next(model for model in doctor()["models"] if model["id"] == "unet3d")
         assert model["problem"] is None
@@ -240,7 +245,7 @@ class TestDoctor:
             "    return real(name)\n"
             "m.version = version\n"
             f"sys.path.insert(0, {str(repository / 'ScoreFusion')!r})\n"
-            "from scorefusion.doctor import doctor; print(doctor()['problems'][0]['do'])"
+            "from scorefusion.run.installation import doctor; print(doctor()['problems'][0]['do'])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "pip install torch"

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from scorefusion.diffusion.sampler import SOLVERS, sample
+from scorefusion.diffusion.schedule import NoiseSchedule
 from scorefusion.errors import Cancelled, RequestError
-from scorefusion.sampler import SOLVERS, sample
-from scorefusion.schedule import NoiseSchedule
 
 DEVICE = os.environ.get("SCOREFUSION_TEST_DEVICE", "cpu")
 SHAPE = (2, 1, 5, 6, 7)  # batch of two, three different sizes

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from scorefusion.diffusion.schedule import NoiseSchedule
 from scorefusion.errors import RequestError
-from scorefusion.schedule import NoiseSchedule
 
 PREDICTIONS = ["noise", "v", "clean"]
 DEVICE = os.environ.get("SCOREFUSION_TEST_DEVICE", "cpu")

@@ -16,10 +16,10 @@ torch = pytest.importorskip("torch")
 from typer.testing import CliRunner  # noqa: E402
 
 from scorefusion.errors import RequestError  # noqa: E402
+from scorefusion.imaging.files import read_volume  # noqa: E402
 from scorefusion.synthesis.cli import app  # noqa: E402
 from scorefusion.synthesis.generator import ContrastGenerator, GeneratorOptions, SyntheticHead  # noqa: E402
 from scorefusion.synthesis.labels import LAST_OF_BRAIN, LabelMap, Tissue  # noqa: E402
-from scorefusion.volume import read_volume  # noqa: E402
 
 T = Tissue
 SHAPE = (40, 44, 36)

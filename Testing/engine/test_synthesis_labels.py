@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from scorefusion.errors import RequestError, VolumeError
+from scorefusion.imaging.files import write_volume
+from scorefusion.imaging.volume import Volume
 from scorefusion.synthesis.labels import TISSUE_NAMES, LabelMap, Tissue, load_label_map, translate_codes
-from scorefusion.volume import Volume, write_volume
 
 
 def write_map(path: Path, codes: np.ndarray, affine: np.ndarray | None = None) -> Path:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scorefusion.tiling import apply_in_tiles, tiles
-from scorefusion.unet import at
+from scorefusion.fusion.tiling import apply_in_tiles, at, tiles
 
 
 def test_cores_cover_the_volume_once() -> None:

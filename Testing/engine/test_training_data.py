@@ -9,7 +9,7 @@ import torch
 
 from scorefusion.datasets.datalist import read_datalist
 from scorefusion.errors import RequestError, VolumeError
-from scorefusion.planes import Plane, position_channels
+from scorefusion.fusion.planes import Plane, position_channels
 from scorefusion.training.blocks import BlockSource, Pool, RandScanner, at_median, draw_acquisition
 from scorefusion.training.recipe import Augmentation, Scanners, parse_recipe
 from scorefusion.training.volumes import TrainingVolume, find_weight, load_volumes

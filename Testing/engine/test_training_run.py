@@ -19,14 +19,16 @@ from safetensors.torch import load_file
 from test_training_data import phantom, write
 from typer.testing import CliRunner
 
-from scorefusion.bundle import Bundle
-from scorefusion.ensemble import own_base_shift
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.load import load_model
 from scorefusion.errors import RequestError
-from scorefusion.fusion import PlaneAverage, ScoreFusion, VolumeOnly
-from scorefusion.inputs import ModelInputs
-from scorefusion.intensity import fit_intensity_scale
-from scorefusion.intensity_map import read_maps
-from scorefusion.model import load_model
+from scorefusion.fusion.base import own_base_shift
+from scorefusion.fusion.inputs import ModelInputs
+from scorefusion.fusion.rules import PlaneAverage, ScoreFusion, VolumeOnly
+from scorefusion.imaging.files import read_volume
+from scorefusion.imaging.intensity import fit_intensity_scale
+from scorefusion.imaging.intensity_map import read_maps
+from scorefusion.imaging.volume import Volume
 from scorefusion.pipeline import translate
 from scorefusion.progress import Reporter
 from scorefusion.training.blocks import Block, BlockSource
@@ -38,7 +40,6 @@ from scorefusion.training.recipe import parse_recipe
 from scorefusion.training.run import Run, make_fabric
 from scorefusion.training.trainer import generator_for
 from scorefusion.training.volumes import TrainingVolume
-from scorefusion.volume import Volume, read_volume
 
 NETWORKS = {
     "slab_radius": 1,

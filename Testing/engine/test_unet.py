@@ -10,22 +10,14 @@ import torch
 from tiny_models import COMPACT_LIKE, PAPER_LIKE, tiny_network
 from torch.utils.checkpoint import checkpoint
 
-from scorefusion import unet
-from scorefusion.ensemble import Member
-from scorefusion.features import FeatureAlignment
-from scorefusion.planes import Plane
-from scorefusion.unet import (
-    UNet,
-    UNetConfig,
-    count_parameters,
-    crop_to,
-    fusion_config,
-    noise_time,
-    pad_to_multiple,
-    plane_config,
-    shuffle,
-    unshuffle,
-)
+from scorefusion.fusion.features import FeatureAlignment
+from scorefusion.fusion.members import Member
+from scorefusion.fusion.planes import Plane
+from scorefusion.networks import unet
+from scorefusion.networks.blocks import noise_time
+from scorefusion.networks.shapes import crop_to, pad_to_multiple, shuffle, unshuffle
+from scorefusion.networks.sizes import UNetConfig, fusion_config, plane_config
+from scorefusion.networks.unet import UNet, count_parameters
 
 
 def _tiny(dims: int, **changes: Any) -> UNet:

@@ -15,16 +15,9 @@ from numpy.typing import NDArray
 
 import scorefusion
 from scorefusion.errors import GeometryError, RequestError, VolumeError
-from scorefusion.volume import (
-    Box,
-    Grid,
-    Reorientation,
-    Volume,
-    foreground_box,
-    overlap_fraction,
-    resample,
-    super_resolution_grid,
-)
+from scorefusion.imaging.foreground import foreground_box
+from scorefusion.imaging.grid import Box, Grid, Reorientation, overlap_fraction, super_resolution_grid
+from scorefusion.imaging.volume import Volume, resample
 
 SHAPE = (9, 12, 14)
 OBLIQUE = np.array([[0.0, 0.31, -2.9, 40.0], [0.9, 0.0, 0.0, -51.0], [0.0, -1.16, -0.77, 62.0], [0.0, 0.0, 0.0, 1.0]])
@@ -189,7 +182,7 @@ class TestVolume:
             Volume(data, OBLIQUE).check_voxels()
 
     def test_importing_it_loads_neither_torch_nor_file_libraries(self) -> None:
-        code = "import sys, scorefusion.volume, scorefusion.intensity; print(*sys.modules)"
+        code = "import sys, scorefusion.imaging.volume, scorefusion.imaging.intensity; print(*sys.modules)"
         env = {**os.environ, "PYTHONPATH": str(Path(scorefusion.__file__).parents[1])}
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
         assert not {"torch", "nibabel", "SimpleITK"} & set(run.stdout.split())
@@ -209,7 +202,7 @@ class TestCanonical:
     def test_inverse_is_exact(self, affine: NDArray[np.float64], index: tuple[int, int, int]) -> None:
         volume = marked(affine, index)
         turned, reorientation = volume.canonical()
-        back = reorientation.invert(turned)
+        back = turned.reoriented(reorientation.inverse)
         assert np.array_equal(back.data, volume.data)
         np.testing.assert_allclose(back.affine, volume.affine, atol=1e-10)
         assert back.slice_axis == volume.slice_axis

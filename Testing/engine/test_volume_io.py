@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorefusion import volume_io
 from scorefusion.errors import GeometryError, VolumeError
-from scorefusion.volume import Volume, check_output_path, read_grid, read_volume, write_volume
-from scorefusion.volume_itk import array_from_image, get_grid, image_from_array
+from scorefusion.imaging import files as volume_io
+from scorefusion.imaging.files import check_output_path, read_grid, read_volume, write_volume
+from scorefusion.imaging.itk import array_from_image, get_grid, image_from_array
+from scorefusion.imaging.volume import Volume
 
 nib = pytest.importorskip("nibabel")
 sitk = pytest.importorskip("SimpleITK")
@@ -456,4 +457,4 @@ def test_real_volumes_keep_their_place(data_folder: Path) -> None:
     assert volume.slice_axis == 0
     turned, reorientation = volume.canonical()
     assert turned.orientation == "RAS"
-    assert reorientation.invert(turned).grid.is_close(volume.grid)
+    assert turned.reoriented(reorientation.inverse).grid.is_close(volume.grid)

@@ -58,7 +58,7 @@ def _modality(node: Any, model: ModelInfo) -> str:
 def _skull(node: Any, model: ModelInfo) -> str:
     if not model.domain.get("skull_stripped"):
         return ""
-    from scorefusion.domain import BRAIN_LITRES, litres_of_tissue
+    from scorefusion.run.domain import BRAIN_LITRES, litres_of_tissue
 
     litres = litres_of_tissue(voxels_from_node(node).T, node.GetSpacing())
     if litres <= BRAIN_LITRES:

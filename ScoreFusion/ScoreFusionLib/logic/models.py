@@ -124,7 +124,7 @@ class Listed:
 
 def list_models() -> list[Listed]:
     """Return all models found: those that came with the extension first, then the user's."""
-    from scorefusion.bundle import list_bundles
+    from scorefusion.bundle.store import list_bundles
 
     listed = []
     for found in list_bundles():
@@ -146,7 +146,7 @@ def find_model(name: str) -> ModelInfo:
     Raises:
         RunError: There is none, or it cannot be used; the message names the nearest ones.
     """
-    from scorefusion.bundle import find_bundle
+    from scorefusion.bundle.store import find_bundle
     from scorefusion.errors import ScoreFusionError
 
     for listed in list_models():
@@ -165,7 +165,7 @@ def import_model(path: Path, *, replace: bool = False) -> str:
     Raises:
         RunError: It is unsafe, damaged, incomplete, or already there; nothing was changed.
     """
-    from scorefusion.bundle import import_bundle
+    from scorefusion.bundle.install import import_bundle
     from scorefusion.errors import ScoreFusionError
 
     try:
@@ -180,7 +180,7 @@ def remove_model(name: str) -> None:
     Raises:
         RunError: It came with the extension, or cannot be deleted.
     """
-    from scorefusion.bundle import remove_bundle
+    from scorefusion.bundle.install import remove_bundle
     from scorefusion.errors import ScoreFusionError
 
     try:
@@ -191,7 +191,7 @@ def remove_model(name: str) -> None:
 
 def user_folder() -> Path:
     """Return the folder of the user's models, made if need be. It survives updates of Slicer and of the extension."""
-    from scorefusion.bundle import user_models_folder
+    from scorefusion.bundle.store import user_models_folder
 
     folder = user_models_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,6 +200,6 @@ def user_folder() -> Path:
 
 def read_card(model: ModelInfo) -> str:
     """Return the model card as Markdown."""
-    from scorefusion.bundle import Bundle
+    from scorefusion.bundle.folder import Bundle
 
     return Bundle(model.folder).card()

@@ -34,7 +34,9 @@ def compare(result: Path, reference: Path, error_map: Path | None) -> dict[str, 
     from scorefusion.errors import GeometryError
     from scorefusion.evaluation.metrics import score_volume
     from scorefusion.evaluation.regions import brain_region
-    from scorefusion.volume import overlap_fraction, read_volume, resample, write_volume
+    from scorefusion.imaging.files import read_volume, write_volume
+    from scorefusion.imaging.grid import overlap_fraction
+    from scorefusion.imaging.volume import resample
 
     estimate, truth = read_volume(result), read_volume(reference)
     if overlap_fraction(estimate.grid, truth.grid) < 0.5:

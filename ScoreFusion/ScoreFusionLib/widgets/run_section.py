@@ -91,7 +91,7 @@ class RunSection:
 
     def log_text(self) -> str:
         """Return the log with what is needed to understand it."""
-        from scorefusion import __version__
+        from scorefusion.version import __version__
 
         version = getattr(slicer.app, "applicationVersion", "?")
         head = f"ScoreFusion {__version__}, Slicer {version}, {platform.platform()}, Python {platform.python_version()}"

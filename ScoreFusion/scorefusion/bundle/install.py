@@ -22,7 +22,7 @@ from scorefusion.bundle.metadata import is_bundle_id, is_safe_path
 from scorefusion.bundle.staging import move_into_place, staged_folder
 from scorefusion.bundle.store import find_bundle, is_shipped, list_bundles, user_models_folder
 from scorefusion.errors import BundleError
-from scorefusion.memory import GIB, MIB, readable
+from scorefusion.wording import GIB, MIB, readable
 
 MAX_BYTES = 2 * GIB
 MAX_FILES = 1000

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from scorefusion.cli.stop import EXIT_CANCELLED
 from scorefusion.errors import Cancelled, ScoreFusionError, StreamError
-from scorefusion.memory import is_out_of_memory
 from scorefusion.progress import Event, JsonLines, Sink
+from scorefusion.run.memory import is_out_of_memory
 
 EXIT_BUG = 1
 EXIT_USER_ERROR = 2

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from scorefusion.cli.console import listening, say
-from scorefusion.memory import check_address_space, readable
 from scorefusion.progress import JsonLines
+from scorefusion.run.memory import check_address_space
+from scorefusion.wording import readable
 
 
 def doctor(
@@ -17,7 +18,7 @@ def doctor(
     """Check the installation: libraries, devices, memory, models, and how long a scan will take."""
     with listening(as_json):
         check_address_space()
-        from scorefusion.doctor import doctor as examine
+        from scorefusion.run.installation import doctor as examine
 
         report = examine()
         if as_json:

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from scorefusion.bundle import BundleInfo, find_bundle, import_bundle, list_bundles, remove_bundle
+from scorefusion.bundle.install import import_bundle, remove_bundle
+from scorefusion.bundle.store import BundleInfo, find_bundle, list_bundles
 from scorefusion.cli.console import EXIT_USER_ERROR, listening, say
 from scorefusion.errors import BundleError
-from scorefusion.memory import readable
 from scorefusion.progress import JsonLines
+from scorefusion.wording import readable
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, check, import and remove models.")
 

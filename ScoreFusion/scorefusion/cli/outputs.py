@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scorefusion.atomic import hidden_name, remove_leftovers
 from scorefusion.cli.stop import Stop
 from scorefusion.errors import RequestError
+from scorefusion.imaging.atomic import hidden_name, remove_leftovers
 from scorefusion.progress import jsonable
-from scorefusion.record import outputs_of, read_record
+from scorefusion.run.record import outputs_of, read_record
 
 _HEADER_BYTES = 1024**2
 _DATA_FIELD = re.compile(r"^[ \t]*(?:ElementDataFile[ \t]*=|data ?file:=?)[ \t]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
@@ -68,8 +68,8 @@ def check_record(record: Path, outputs: Sequence[Path]) -> None:
 
 
 def belongings(volume: Path) -> Iterator[Path]:
-    """Every file that a volume consists of, itself first: its sidecar, and the voxels of a header that has them apart."""
-    from scorefusion.volume_io import sidecar_path
+    """Every file that a volume consists of: itself, its sidecar, and the voxels of a header that has them apart."""
+    from scorefusion.imaging.files import sidecar_path
 
     yield volume
     yield sidecar_path(volume)

@@ -12,12 +12,12 @@ from scorefusion.cli.console import listening, say
 from scorefusion.cli.outputs import check_outputs, staged_outputs, write_json
 from scorefusion.cli.stop import Stop
 from scorefusion.errors import RequestError
-from scorefusion.memory import check_address_space
-from scorefusion.record import OUTPUTS, sha256
+from scorefusion.run.memory import check_address_space
+from scorefusion.run.record import OUTPUTS, sha256
 
 if TYPE_CHECKING:
+    from scorefusion.imaging.volume import Volume
     from scorefusion.pipeline import Result
-    from scorefusion.volume import Volume
 
 EPILOG = """
 **Examples**
@@ -95,7 +95,7 @@ def translate(
     begin = time.monotonic()
     with listening(json_lines, quiet) as sink, Stop(on_stdin_close=json_lines and stop_on_stdin_close) as stop:
         check_address_space()
-        from scorefusion.volume_io import check_output_path, expanded, sidecar_path
+        from scorefusion.imaging.files import check_output_path, expanded, sidecar_path
 
         extra = _named_inputs(inputs or [])
         wanted_spacing = _parse_spacing(spacing)
@@ -146,8 +146,8 @@ def translate(
 
 def _read_inputs(model: str, first: Path, extra: dict[str, Path], frame: int | None) -> tuple[Any, dict[str, Volume]]:
     """The model and its inputs by name; the unnamed one is the model's first condition."""
-    from scorefusion.bundle import find_bundle
-    from scorefusion.volume import read_volume
+    from scorefusion.bundle.store import find_bundle
+    from scorefusion.imaging.files import read_volume
 
     bundle = find_bundle(model)
     names = [condition["name"] for condition in bundle.section["conditions"]]
@@ -163,7 +163,7 @@ def _read_inputs(model: str, first: Path, extra: dict[str, Path], frame: int | N
 
 
 def _save(result: Result, outputs: dict[str, Path], record: Path, stop: Stop) -> None:
-    from scorefusion.volume_io import write_volume
+    from scorefusion.imaging.files import write_volume
 
     volumes = {"Image": result.volume, "Uncertainty": result.uncertainty}
     with staged_outputs(record, list(outputs.values()), stop) as staged:

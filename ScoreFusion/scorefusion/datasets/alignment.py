@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scorefusion.errors import VolumeError
-from scorefusion.intensity import foreground_mask
+from scorefusion.imaging.foreground import foreground_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from scorefusion.volume import Volume
+    from scorefusion.imaging.volume import Volume
 
 #: Shifts that are tried along each axis, voxels.
 RADIUS = 2

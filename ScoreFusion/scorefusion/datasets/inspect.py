@@ -20,9 +20,9 @@ from scorefusion.datasets.datalist import SECTIONS, Datalist
 from scorefusion.datasets.registration import same_grid
 from scorefusion.datasets.spectrum import AxisReading, read_axes
 from scorefusion.errors import VolumeError
-from scorefusion.grid import Grid, Reorientation
+from scorefusion.imaging.files import read_grid, read_volume
+from scorefusion.imaging.grid import Grid, Reorientation
 from scorefusion.progress import Reporter
-from scorefusion.volume import read_grid, read_volume
 
 #: Voxels this much longer than the finest side are slices: nothing sharp can be learned across them.
 THICK = 2.0

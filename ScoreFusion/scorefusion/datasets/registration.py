@@ -26,17 +26,18 @@ from scorefusion.datasets.registration_report import (
     RegistrationReport,
     shifts_in_words,
 )
-from scorefusion.datasets.rigid import Motion, find_motion, move
 from scorefusion.errors import RequestError, VolumeError
-from scorefusion.grid import Reorientation
+from scorefusion.imaging.files import read_grid, read_volume, write_volume
+from scorefusion.imaging.grid import Reorientation
+from scorefusion.imaging.registration import Motion, find_motion, move
+from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Reporter, jsonable
-from scorefusion.volume import Volume, read_grid, read_volume, write_volume
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from scorefusion.grid import Grid
+    from scorefusion.imaging.grid import Grid
 
 
 def register_case(

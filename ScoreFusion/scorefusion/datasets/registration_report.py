@@ -8,7 +8,7 @@ from typing import Any
 
 from scorefusion.datasets.alignment import RADIUS, Alignment
 from scorefusion.datasets.case import Case
-from scorefusion.datasets.rigid import Motion
+from scorefusion.imaging.registration import Motion
 
 #: What may become of a contrast.
 REFERENCE, ALREADY_ALIGNED, REGISTERED, NOT_IMPROVED = "reference", "already aligned", "registered", "not improved"

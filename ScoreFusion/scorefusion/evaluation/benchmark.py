@@ -30,9 +30,11 @@ from scorefusion.evaluation.metrics import Calibration, Scores, calibration, noi
 from scorefusion.evaluation.regions import BrainRegion, brain_region
 from scorefusion.evaluation.simulate import CoarseScan, Setting, simulate
 from scorefusion.evaluation.suites import Suite, SuiteCase
-from scorefusion.intensity import IntensityScale, fit_intensity_scale, foreground_mask
+from scorefusion.imaging.files import read_volume
+from scorefusion.imaging.foreground import foreground_box, foreground_mask
+from scorefusion.imaging.intensity import IntensityScale, fit_intensity_scale
+from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Reporter
-from scorefusion.volume import Volume, foreground_box, read_volume
 
 #: Voxels kept around what the truth is cropped to.
 MARGINS = {"foreground": 4, "brain": 16}
@@ -219,10 +221,10 @@ def prepare(case: SuiteCase, setting: Setting, crop: str = "foreground") -> Subj
     mask = None
     if case.mask is not None:
         mask_volume = read_volume(case.mask)
-        if not mask_volume.grid.is_close(reorientation.invert(volume).grid, tolerance_mm=0.01):
+        if not mask_volume.grid.is_close(volume.reoriented(reorientation.inverse).grid, tolerance_mm=0.01):
             msg = f"the mask {case.mask} is not on the grid of {case.path}; resample it onto that grid"
             raise VolumeError(msg)
-        mask = reorientation.apply(mask_volume).data[0]
+        mask = mask_volume.reoriented(reorientation).data[0]
     brain = brain_region(volume, skull_stripped=case.skull_stripped, mask=mask)
     keep = brain.mask.numpy() if crop == "brain" else foreground_mask(volume.data)
     box = foreground_box(keep, MARGINS[crop], setting.block(volume.grid))

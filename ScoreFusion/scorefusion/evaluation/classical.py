@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scorefusion.acquisition import Acquisition
+from scorefusion.imaging.acquisition import Acquisition
 
 #: Rounds of iterative back-projection in the tables.
 BACK_PROJECTION_ROUNDS = 20

@@ -14,7 +14,7 @@ from scorefusion.cli.stop import Stop
 from scorefusion.errors import RequestError
 
 if TYPE_CHECKING:
-    from scorefusion.bundle import Bundle
+    from scorefusion.bundle.folder import Bundle
     from scorefusion.evaluation.benchmark import Benchmark, Method
     from scorefusion.evaluation.suites import Suite
     from scorefusion.evaluation.translation.run import TranslationBenchmark
@@ -140,7 +140,7 @@ def run(
     reporter: object = None,
 ) -> tuple[Benchmark, list[Path]]:
     """The command without its terminal: everything that `evaluate` does. Returns the rows and the files written."""
-    from scorefusion.bundle import find_bundle
+    from scorefusion.bundle.store import find_bundle
     from scorefusion.evaluation.benchmark import MARGINS, classical_methods, run_benchmark
     from scorefusion.evaluation.gallery import Gallery
     from scorefusion.evaluation.learned import choose_methods, learned_methods

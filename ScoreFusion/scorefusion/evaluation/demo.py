@@ -17,7 +17,8 @@ import torch
 import typer
 from torch import nn
 
-from scorefusion.bundle import Bundle, find_bundle
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.store import find_bundle
 from scorefusion.cli.console import listening
 from scorefusion.cli.stop import Stop
 from scorefusion.datasets.case import Case
@@ -37,10 +38,13 @@ from scorefusion.evaluation.report import write_report
 from scorefusion.evaluation.sample_data import sample_head
 from scorefusion.evaluation.simulate import CoarseScan, Setting
 from scorefusion.evaluation.suites import Suite, SuiteCase
+from scorefusion.imaging.files import read_volume, write_volume
+from scorefusion.imaging.foreground import foreground_box
+from scorefusion.imaging.grid import Box
+from scorefusion.imaging.volume import Volume
 from scorefusion.pipeline import translate
 from scorefusion.progress import Reporter
-from scorefusion.runtime import pick_device
-from scorefusion.volume import Box, Volume, foreground_box, read_volume, write_volume
+from scorefusion.run.devices import pick_device
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

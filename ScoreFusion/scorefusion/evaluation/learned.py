@@ -15,18 +15,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from scorefusion.bundle import Bundle
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.load import Model, load_model
+from scorefusion.diffusion.noise import NoiseField
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.benchmark import Method, Restored
 from scorefusion.evaluation.simulate import CoarseScan
-from scorefusion.fusion import ScoreFusion, VolumeRule
-from scorefusion.inputs import ModelInputs, acquisition_vector
-from scorefusion.intensity import fit_intensity_scale
-from scorefusion.model import Model, load_model
+from scorefusion.fusion.base import base_image
+from scorefusion.fusion.inputs import ModelInputs, acquisition_vector
+from scorefusion.fusion.rules import ScoreFusion, VolumeRule
+from scorefusion.imaging.intensity import fit_intensity_scale
+from scorefusion.imaging.volume import Volume
 from scorefusion.pipeline import DEFAULT_UNCERTAINTY
-from scorefusion.restore import NoiseField, SamplingPlan, base_image, restore
-from scorefusion.runtime import inference_settings, pick_device, pick_precision
-from scorefusion.volume import Volume
+from scorefusion.run.devices import inference_settings, pick_device, pick_precision
+from scorefusion.run.request import SamplingPlan
+from scorefusion.run.restore import restore
 
 #: Plans of more evaluations than this run with the main rules only.
 COSTLY = 12

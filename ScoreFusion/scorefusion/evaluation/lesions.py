@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from scorefusion.errors import VolumeError
-from scorefusion.volume import Volume, read_volume
+from scorefusion.imaging.files import read_volume
+from scorefusion.imaging.volume import Volume
 
 #: Voxels from the lesion: nearest and farthest of the ring.
 RING = (2.0, 6.0)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from scorefusion.version import __version__
+
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -117,15 +119,13 @@ def _processor() -> str:
 
 def code_version() -> str:
     """Version and, in a checkout, the commit; a `+` after it says that files were changed since."""
-    import scorefusion
-
     folder = Path(__file__).resolve().parent
     try:
         commit = _git(folder, "rev-parse", "--short=10", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", str(folder.parent))
     except (OSError, subprocess.SubprocessError):  # no git, or not a checkout
-        return scorefusion.__version__
-    return f"{scorefusion.__version__} ({commit}{'+' if changed else ''})"
+        return __version__
+    return f"{__version__} ({commit}{'+' if changed else ''})"
 
 
 def _git(folder: Path, *arguments: str) -> str:

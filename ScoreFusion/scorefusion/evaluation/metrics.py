@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..acquisition import Acquisition
+    from scorefusion.imaging.acquisition import Acquisition
 
 #: Side of the SSIM window in voxels and its two constants: the defaults of scikit-image, which the paper used.
 SSIM_WINDOW = 7

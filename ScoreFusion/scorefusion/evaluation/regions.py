@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from scorefusion.errors import VolumeError
-from scorefusion.intensity import foreground_mask
+from scorefusion.imaging.foreground import foreground_mask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from scorefusion.volume import Volume
+    from scorefusion.imaging.volume import Volume
 
 #: Voxels taken off the mask on every side before scoring.
 EROSION = 2

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scorefusion.acquisition import Acquisition, AxisSampling, Profile
 from scorefusion.errors import RequestError
-from scorefusion.volume import Volume
+from scorefusion.imaging.acquisition import Acquisition, AxisSampling, Profile
+from scorefusion.imaging.volume import Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scorefusion.volume import Grid
+    from scorefusion.imaging.grid import Grid
 
 AXES = {"R": 0, "A": 1, "S": 2}
 _NAME = re.compile(r"(?P<kind>iso|thick|inplane)(?P<amount>\d+(\.\d+)?)(?P<profile>g?)(@(?P<axis>[RAS]))?")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefusion.acquisition import Acquisition
+from scorefusion.imaging.acquisition import Acquisition
 from scorefusion.synthesis.fields import random_field
 
 

@@ -108,8 +108,9 @@ def run(
 
 def _write(head: SyntheticHead, options: GeneratorOptions, stem: Path) -> list[Path]:
     """Images, classes and parameters of one head."""
+    from scorefusion.imaging.files import write_volume
+    from scorefusion.imaging.volume import Volume
     from scorefusion.synthesis.labels import TISSUE_NAMES
-    from scorefusion.volume import Volume, write_volume
 
     affine = np.diag([options.spacing_mm] * 3 + [1.0])
     affine[:3, 3] = [-0.5 * (size - 1) * options.spacing_mm for size in options.shape]

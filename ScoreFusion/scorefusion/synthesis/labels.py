@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from scorefusion.errors import RequestError, VolumeError
-from scorefusion.grid import Grid, foreground_box
+from scorefusion.imaging.foreground import foreground_box
+from scorefusion.imaging.grid import Grid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,7 +145,7 @@ def load_label_map(path: str | os.PathLike[str], scheme: Scheme = "auto") -> Lab
     Raises:
         VolumeError: the file holds no label map, or numbers that the scheme does not know.
     """
-    from scorefusion.volume_io import read_volume
+    from scorefusion.imaging.files import read_volume
 
     volume = read_volume(path).canonical()[0]
     values = volume.data[0]

@@ -14,12 +14,21 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from scorefusion.synthesis.tissue import Relaxation
 
 Kind = Literal["spin_echo", "inversion_recovery", "gradient_echo", "mprage"]
 
 CONTRASTS = ("t1", "t1ce", "t2", "flair", "pd")
 """What can be asked for. "t1ce" is T1-weighted after a gadolinium contrast agent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxation:
+    """Parameters of some tissues; arrays of one shape. Times in ms, density relative to water."""
+
+    t1: NDArray[np.float64]
+    t2: NDArray[np.float64]
+    t2_star: NDArray[np.float64]
+    pd: NDArray[np.float64]
 
 
 def spin_echo(t1: ArrayLike, t2: ArrayLike, pd: ArrayLike, *, tr: float, te: float) -> NDArray[np.float64]:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scorefusion.synthesis.labels import Tissue
+from scorefusion.synthesis.sequences import Protocol, Relaxation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scorefusion.synthesis.sequences import Protocol
 
 T = Tissue
 
@@ -81,16 +81,6 @@ ENHANCING = {int(T.VESSEL): 0.25, int(T.CHOROID_PLEXUS): 0.3, int(T.MUCOSA): 0.3
 
 FATTY = {int(T.FAT): 1.0, int(T.MARROW): 0.8}
 """How much of a tissue's signal comes from fat."""
-
-
-@dataclass(frozen=True, eq=False)
-class Relaxation:
-    """Parameters of some tissues; arrays of one shape. Times in ms, density relative to water."""
-
-    t1: NDArray[np.float64]
-    t2: NDArray[np.float64]
-    t2_star: NDArray[np.float64]
-    pd: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

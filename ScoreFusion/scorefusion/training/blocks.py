@@ -17,10 +17,10 @@ import torch
 from monai.transforms import RandomizableTransform, SpatialPad
 from torch import Tensor
 
-from scorefusion.acquisition import Acquisition, AxisSampling, Profile
-from scorefusion.inputs import ModelInputs, acquisition_vector
-from scorefusion.intensity_map import BACKGROUND, DARKEST, IntensityMaps, clear_background
-from scorefusion.planes import Plane, position_channels
+from scorefusion.fusion.inputs import ModelInputs, acquisition_vector
+from scorefusion.fusion.planes import Plane, position_channels
+from scorefusion.imaging.acquisition import Acquisition, AxisSampling, Profile
+from scorefusion.imaging.intensity_map import BACKGROUND, DARKEST, IntensityMaps, clear_background
 from scorefusion.synthesis import artefacts
 from scorefusion.training.recipe import Augmentation, Recipe, Scanners
 from scorefusion.training.volumes import TrainingVolume

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from scorefusion.bundle import find_bundle
+from scorefusion.bundle.store import find_bundle
 from scorefusion.datasets.inspect import Problem, inspect
 from scorefusion.errors import RequestError, ScoreFusionError
-from scorefusion.memory import available_memory
-from scorefusion.runtime import pick_device, pick_precision
+from scorefusion.networks.unet import UNet, count_parameters
+from scorefusion.run.devices import pick_device, pick_precision
+from scorefusion.run.memory import available_memory
 from scorefusion.training.networks import make_ensemble, make_fusion, make_volume
 from scorefusion.training.packed import PackedData, open_packed
 from scorefusion.training.recipe import Recipe, Stage
 from scorefusion.training.run import FUSED
 from scorefusion.training.throughput import BACKWARD, convolution_rate, step_flops
 from scorefusion.training.volumes import list_items, open_datalist
-from scorefusion.unet import UNet, count_parameters
 
 ADAM = 16  # bytes a parameter: weight, average, two moments
 ACTIVATION_BYTES = {None: 4, torch.bfloat16: 2}

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefusion.fusion import FusionRule
-from scorefusion.planes import Plane
-from scorefusion.schedule import NoiseSchedule
+from scorefusion.diffusion.schedule import NoiseSchedule
+from scorefusion.fusion.planes import Plane
+from scorefusion.fusion.rules import FusionRule
 from scorefusion.training.blocks import Block
 from scorefusion.training.trainer import generator_for
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from scorefusion.bundle import Bundle, write_bundle
-from scorefusion.ensemble import PlaneEnsemble
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.load import fusion_state
+from scorefusion.bundle.write import write_bundle
 from scorefusion.errors import RequestError
-from scorefusion.fusion import FusionRule, ScoreFusion, VolumeOnly
-from scorefusion.intensity_map import IntensityMaps
-from scorefusion.model import fusion_state
+from scorefusion.fusion.ensemble import PlaneEnsemble
+from scorefusion.fusion.rules import FusionRule, ScoreFusion, VolumeOnly
+from scorefusion.imaging.intensity_map import IntensityMaps
 from scorefusion.training.networks import plane_entries
 from scorefusion.training.recipe import Recipe
 

@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scorefusion.ensemble import Member, PlaneEnsemble, own_base_shift
-from scorefusion.features import FeatureRecorder
-from scorefusion.fusion import FusionRule, ScoreFusion, VolumeOnly
-from scorefusion.inputs import ModelInputs
-from scorefusion.schedule import NoiseSchedule
+from scorefusion.diffusion.schedule import NoiseSchedule
+from scorefusion.fusion.base import own_base_shift
+from scorefusion.fusion.ensemble import PlaneEnsemble
+from scorefusion.fusion.features import FeatureRecorder
+from scorefusion.fusion.inputs import ModelInputs
+from scorefusion.fusion.members import Member
+from scorefusion.fusion.rules import FusionRule, ScoreFusion, VolumeOnly
+from scorefusion.fusion.tiling import at
+from scorefusion.networks.unet import UNet
 from scorefusion.training.blocks import Block
 from scorefusion.training.recipe import Stage
-from scorefusion.unet import UNet, at
 
 
 def draw_timesteps(count: int, schedule: NoiseSchedule, pure_noise_share: float, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefusion.errors import RequestError
-from scorefusion.intensity_map import BACKGROUND, KNOTS, IntensityMap, IntensityMaps, read_maps
+from scorefusion.imaging.intensity_map import BACKGROUND, KNOTS, IntensityMap, IntensityMaps, read_maps
 from scorefusion.training.volumes import TrainingVolume
 
 SYNTHETIC = 24  # heads to fit to, where there is no scan

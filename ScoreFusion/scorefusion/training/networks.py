@@ -8,13 +8,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scorefusion.bundle import Bundle
-from scorefusion.ensemble import Member, PlaneEnsemble
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.load import load_model
 from scorefusion.errors import RequestError
-from scorefusion.fusion import AcquisitionPrior, ScoreFusion, VolumeOnly, make_volume_network
-from scorefusion.model import load_model
+from scorefusion.fusion.ensemble import PlaneEnsemble
+from scorefusion.fusion.gate import AcquisitionGate
+from scorefusion.fusion.members import Member
+from scorefusion.fusion.rules import ScoreFusion, VolumeOnly, make_volume_network
+from scorefusion.networks.sizes import UNetConfig, fusion_config, plane_config
+from scorefusion.networks.unet import UNet
 from scorefusion.training.recipe import Recipe
-from scorefusion.unet import UNet, UNetConfig, fusion_config, plane_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,7 @@ def make_fusion(recipe: Recipe, ensemble: PlaneEnsemble) -> ScoreFusion:
     )
     config = _changed(config, recipe.networks.fusion, "fusion")
     network, alignment = make_volume_network(config, ensemble, with_features=recipe.networks.features)
-    prior = AcquisitionPrior(count, rule.volume_context_size) if recipe.networks.prior else None
+    prior = AcquisitionGate(count, rule.volume_context_size) if recipe.networks.prior else None
     return ScoreFusion(ensemble, network, alignment, prior)
 
 

@@ -22,10 +22,10 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from scorefusion.diffusion.schedule import NoiseSchedule
 from scorefusion.errors import RequestError
-from scorefusion.fusion import InputRule
-from scorefusion.planes import Plane
-from scorefusion.schedule import NoiseSchedule
+from scorefusion.fusion.inputs import InputLayout
+from scorefusion.fusion.planes import Plane
 
 RECIPES = Path(__file__).with_name("recipes")
 LENGTHS = {"steps": "minutes", "minutes": "steps"}  # of a stage: one or the other
@@ -327,10 +327,10 @@ class Recipe(_Part):
         return (self.warm_start,) if isinstance(self.warm_start, str) else self.warm_start
 
     @property
-    def input_rule(self) -> InputRule:
+    def input_rule(self) -> InputLayout:
         """What the networks are shown."""
         optional = sum(condition.optional for condition in self.conditions) and not self.networks.per_condition
-        return InputRule(
+        return InputLayout(
             slab_radius=self.networks.slab_radius,
             position=self.networks.position,
             foreground=self.networks.foreground,

@@ -18,22 +18,23 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
-from scorefusion.bundle import Bundle, find_bundle
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.store import find_bundle
 from scorefusion.datasets.case import Case
-from scorefusion.ensemble import PlaneEnsemble
 from scorefusion.errors import RequestError
-from scorefusion.fusion import FusionRule, PlaneAverage, ScoreFusion, VolumeOnly
-from scorefusion.intensity_map import IntensityMaps
+from scorefusion.fusion.ensemble import PlaneEnsemble
+from scorefusion.fusion.rules import FusionRule, PlaneAverage, ScoreFusion, VolumeOnly
+from scorefusion.imaging.intensity_map import IntensityMaps
 from scorefusion.progress import Reporter
-from scorefusion.runtime import pick_precision
+from scorefusion.run.devices import pick_precision
 from scorefusion.training.blocks import Block, BlockSource, Pool
 from scorefusion.training.examine import gain_over_base, picture, save_picture
 from scorefusion.training.export import export_bundle
+from scorefusion.training.gate import GramMatrices, fit_prior, gram_matrix
 from scorefusion.training.losses import Crop, FusionLoss, JointLoss, PlaneLoss, VolumeLoss
 from scorefusion.training.maps import find_maps
 from scorefusion.training.networks import make_ensemble, make_fusion, make_volume, warm_start, warm_start_conditions
 from scorefusion.training.packed import PackedData, open_packed, pack, without
-from scorefusion.training.prior import GramMatrices, fit_prior, gram_matrix
 from scorefusion.training.recipe import Recipe, Stage, read_recipe
 from scorefusion.training.trainer import Trainer, generator_for, load_average
 from scorefusion.training.volumes import TrainingVolume, list_items, load_volumes, open_datalist

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from scorefusion.bundle import Bundle, write_bundle
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.write import write_bundle
 from scorefusion.cli.console import listening
 from scorefusion.training.recipe import without_folders
 

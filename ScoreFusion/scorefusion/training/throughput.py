@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scorefusion.fusion import lowered_precision
-from scorefusion.unet import UNet
+from scorefusion.networks.precision import lowered_precision
+from scorefusion.networks.unet import UNet
 
 BACKWARD = 3.0  # forward and backward together cost three forwards: each convolution has two gradients
 

@@ -20,10 +20,11 @@ from monai.transforms import Compose, CropForegroundd, MapTransform
 from scorefusion.datasets.datalist import PROJECT, Case, Datalist, find_datalist
 from scorefusion.datasets.spectrum import read_axes
 from scorefusion.errors import RequestError, ScoreFusionError, VolumeError
-from scorefusion.intensity import fit_intensity_scale, foreground_mask
-from scorefusion.intensity_map import clear_background
+from scorefusion.imaging.files import read_volume
+from scorefusion.imaging.foreground import foreground_mask
+from scorefusion.imaging.intensity import fit_intensity_scale
+from scorefusion.imaging.intensity_map import clear_background
 from scorefusion.training.recipe import Recipe
-from scorefusion.volume import read_volume
 
 logger = logging.getLogger(__name__)
 MARGIN = 4  # voxels kept around the foreground

@@ -179,7 +179,7 @@ def run(
     reporter: Reporter | None = None,
 ) -> tuple[Downstream, list[Path]]:
     """`score` without its terminal. Returns the rows and the files written."""
-    from scorefusion.bundle import find_bundle
+    from scorefusion.bundle.store import find_bundle
     from scorefusion.evaluation.benchmark import MARGINS, classical_methods
     from scorefusion.evaluation.downstream.monai_bundle import load_segmenter
     from scorefusion.evaluation.downstream.report import write_report

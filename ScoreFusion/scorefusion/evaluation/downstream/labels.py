@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from scorefusion.errors import GeometryError, VolumeError
-from scorefusion.grid import Box, Grid
-from scorefusion.volume import Volume, read_volume
+from scorefusion.imaging.files import read_volume
+from scorefusion.imaging.grid import Box, Grid
+from scorefusion.imaging.volume import Volume
 
 #: Names of labels 1, 2, 3 in the tissue maps of the project's data.
 TISSUES = ("CSF", "GM", "WM")

@@ -20,7 +20,7 @@ from scorefusion.errors import BundleError
 from scorefusion.evaluation.downstream.labels import standard_name
 from scorefusion.evaluation.downstream.network_config import build_network, plain, read_config
 from scorefusion.evaluation.downstream.segmenter import Segmenter, robust_range
-from scorefusion.runtime import pick_device, pick_precision
+from scorefusion.run.devices import pick_device, pick_precision
 
 DEFAULT_WINDOW = (64, 64, 64)
 

@@ -18,8 +18,8 @@ from scorefusion.datasets.case import Case
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.downstream.labels import read_labels
 from scorefusion.evaluation.downstream.segmenter import robust_range
-from scorefusion.intensity import foreground_mask
-from scorefusion.volume import foreground_box, read_volume
+from scorefusion.imaging.files import read_volume
+from scorefusion.imaging.foreground import foreground_box, foreground_mask
 
 AUGMENTATION = "left-right flips, intensity curve, scale and offset, weak noise; no blur, no zoom, no rotation"
 

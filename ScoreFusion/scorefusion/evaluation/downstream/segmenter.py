@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from scorefusion.evaluation.downstream.labels import masks_of
-from scorefusion.intensity import fit_intensity_scale
-from scorefusion.runtime import inference_settings
+from scorefusion.imaging.intensity import fit_intensity_scale
+from scorefusion.run.devices import inference_settings
 
 #: Neighbouring windows share this part of their width, blended by a Gaussian.
 OVERLAP = 0.25

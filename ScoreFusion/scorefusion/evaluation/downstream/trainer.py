@@ -22,7 +22,7 @@ from scorefusion.evaluation.downstream.labels import TISSUES
 from scorefusion.evaluation.downstream.network_config import build_network
 from scorefusion.evaluation.downstream.patches import Example, PatchSource
 from scorefusion.progress import Reporter, jsonable
-from scorefusion.runtime import pick_device, pick_precision
+from scorefusion.run.devices import pick_device, pick_precision
 
 #: The network halves a window four times.
 WINDOW_MULTIPLE = 16

@@ -20,8 +20,8 @@ from scorefusion.evaluation.downstream.patches import AUGMENTATION, read_example
 from scorefusion.evaluation.downstream.segmenter import Segmenter
 from scorefusion.evaluation.downstream.trainer import WINDOW_MULTIPLE, Trainer, TrainingOptions, save_tensors
 from scorefusion.evaluation.meter import code_version, describe_machine
+from scorefusion.imaging.files import read_volume
 from scorefusion.progress import Reporter, jsonable
-from scorefusion.volume import read_volume
 
 #: Cases of the project's data that are left out: eve's map came from another program than all others.
 OTHER_VOCABULARY = ("eve",)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scorefusion.bundle import Bundle, find_bundle
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.store import find_bundle
 from scorefusion.datasets.case import Case
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.translation.baselines import Samples, draw_samples, fitted_baselines, source_itself
@@ -25,9 +26,9 @@ from scorefusion.evaluation.translation.pairs import Pair, read_pair
 from scorefusion.evaluation.translation.report import write_translation_report
 from scorefusion.evaluation.translation.run import Line, TranslationBenchmark, run_translation
 from scorefusion.evaluation.translation.suites import PAIR_SUITES, PairSuite, datalist_suite, named_pair_suite
-from scorefusion.planes import Plane
+from scorefusion.fusion.planes import Plane
 from scorefusion.progress import Reporter
-from scorefusion.runtime import pick_device
+from scorefusion.run.devices import pick_device
 
 
 def asks_for_translation(models: Sequence[str], folds: Sequence[str], suite: str | None) -> bool:

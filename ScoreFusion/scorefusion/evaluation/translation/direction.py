@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from scorefusion.bundle import Bundle
+from scorefusion.bundle.folder import Bundle
 from scorefusion.datasets.case import CONTRASTS, Case
 from scorefusion.errors import RequestError
 

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from scorefusion.bundle import Bundle, find_bundle
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.store import find_bundle
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.translation.suites import PairSuite
 

@@ -9,21 +9,22 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from scorefusion.bundle import Bundle
+from scorefusion.bundle.folder import Bundle
+from scorefusion.bundle.load import Model, load_model
+from scorefusion.diffusion.noise import NoiseField
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.learned import COSTLY, Learned, RuleRow, rule_rows, sampling_plans
 from scorefusion.evaluation.translation.methods import Translator
 from scorefusion.evaluation.translation.pairs import Pair, to_unit
-from scorefusion.inputs import ModelInputs
-from scorefusion.intensity import foreground_mask
-from scorefusion.intensity_map import clear_background, read_maps
-from scorefusion.model import Model, load_model
-from scorefusion.planes import Plane
-from scorefusion.preparation import FOREGROUND_MARGIN_MM, as_magnitude
-from scorefusion.restore import NoiseField, SamplingPlan, restore
-from scorefusion.runtime import inference_settings, pick_device, pick_precision
-from scorefusion.unet import at
-from scorefusion.volume import foreground_box
+from scorefusion.fusion.inputs import ModelInputs
+from scorefusion.fusion.planes import Plane
+from scorefusion.fusion.tiling import at
+from scorefusion.imaging.foreground import foreground_box, foreground_mask
+from scorefusion.imaging.intensity_map import clear_background, read_maps
+from scorefusion.run.devices import inference_settings, pick_device, pick_precision
+from scorefusion.run.prepare import FOREGROUND_MARGIN_MM, as_magnitude
+from scorefusion.run.request import SamplingPlan
+from scorefusion.run.restore import restore
 
 #: Rules that run at costly plans, too.
 MAIN = ("average", "fusion", "volume")

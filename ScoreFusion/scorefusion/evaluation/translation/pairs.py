@@ -16,9 +16,11 @@ from scorefusion.errors import VolumeError
 from scorefusion.evaluation.lesions import FLUID_IS_DARK, LesionRegion, fluid_mask, lesion_region, read_lesion
 from scorefusion.evaluation.regions import EROSION, BrainRegion, brain_region, erode
 from scorefusion.evaluation.translation.direction import Direction
-from scorefusion.intensity import IntensityScale, filled, fit_intensity_scale, foreground_mask
-from scorefusion.planes import Plane
-from scorefusion.volume import Volume, read_volume
+from scorefusion.fusion.planes import Plane
+from scorefusion.imaging.files import read_volume
+from scorefusion.imaging.foreground import filled, foreground_mask
+from scorefusion.imaging.intensity import IntensityScale, fit_intensity_scale
+from scorefusion.imaging.volume import Volume
 
 AXIAL = 2
 

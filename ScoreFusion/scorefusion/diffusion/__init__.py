@@ -1,0 +1,1 @@
+"""Noise levels and the one loop over them; knows nothing of images."""

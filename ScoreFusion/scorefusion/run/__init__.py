@@ -1,0 +1,1 @@
+"""One run: from what a user asked to what is written."""

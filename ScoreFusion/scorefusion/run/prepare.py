@@ -1,0 +1,253 @@
+"""From the volumes that a user gives to what the networks see, and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorefusion.bundle.folder import Bundle
+from scorefusion.errors import GeometryError, RequestError
+from scorefusion.fusion.base import base_image
+from scorefusion.fusion.inputs import ModelInputs, acquisition_vector
+from scorefusion.fusion.tiling import at
+from scorefusion.imaging.acquisition import Acquisition
+from scorefusion.imaging.foreground import filled, foreground_box, foreground_mask
+from scorefusion.imaging.grid import Box, Grid, Reorientation, overlap_fraction
+from scorefusion.imaging.intensity import IntensityScale, fit_intensity_scale
+from scorefusion.imaging.intensity_map import clear_background, read_maps
+from scorefusion.imaging.volume import Volume, resample
+from scorefusion.progress import Reporter
+from scorefusion.run.domain import check_domain
+from scorefusion.run.request import Understanding, understand
+from scorefusion.wording import mm
+
+MIN_OVERLAP = 0.5  # share of the base volume that another condition must cover
+FOREGROUND_MARGIN_MM = 6.0
+CONSTANT_BACKGROUND = 0.05  # share of voxels at exactly the background's value from which a volume counts as masked
+_NO_INPUTS = ModelInputs(torch.zeros(1, 1, 1, 1, 1))
+
+
+@dataclass
+class Prepared:
+    """One run's volumes on canonical axes, cropped and normalised, and the way back."""
+
+    section: dict[str, Any]
+    reorientation: Reorientation
+    target: Grid  # canonical, whole
+    box: Box  # the part of it that is worked on
+    inputs: ModelInputs  # of the box
+    base: Tensor  # (1, 1, I, J, K) whole target grid, normalised
+    scale: IntensityScale  # of the base condition
+    acquisition: Acquisition | None = None  # of the whole grid
+    measured: Tensor | None = None
+    box_acquisition: Acquisition | None = None
+    box_measured: Tensor | None = None
+    understanding: Understanding | None = None
+    like: Volume | None = None
+
+    def finish(self, mean: Tensor) -> tuple[Volume, dict[str, Any]]:
+        """Put the box back, make it agree with the measurement (if any), return to the input's axes and units."""
+        whole = self.base.clone()
+        whole[at(self.box.slices)] = mean.to(whole)
+        quality: dict[str, Any] = {}
+        if self.acquisition is not None and self.measured is not None:
+            whole = self.acquisition.project(whole, self.measured)
+            error = self.acquisition.forward(whole) - self.measured
+            half_range = 0.5 * (self.scale.high - self.scale.low)
+            quality["measurement_residual_max"] = float(error.abs().max()) * half_range
+            quality["measurement_residual_relative"] = float(error.abs().max()) / 2.0
+        else:
+            whole = as_magnitude(whole, self.base)
+        return self._volume(self.output_scale.denormalise(whole)), quality
+
+    def finish_deviation(self, deviation: Tensor | None) -> Volume | None:
+        """The same for a standard deviation: zero outside the box, scaled but not shifted."""
+        if deviation is None:
+            return None
+        whole = torch.zeros_like(self.base)
+        whole[at(self.box.slices)] = deviation.to(whole)
+        return self._volume(whole * (0.5 * (self.output_scale.high - self.output_scale.low)))
+
+    @property
+    def output_scale(self) -> IntensityScale:
+        """Input units where the contrast stays, else the bundle's declared range."""
+        target = self.section["target"]
+        if target.get("same_contrast_as") is not None or target.get("range") is None:
+            return self.scale
+        low, high = target["range"]
+        return IntensityScale(float(low), float(high))
+
+    def mean_in_foreground(self, volume: Volume) -> float:
+        """Mean over the voxels with signal, in output units."""
+        canonical = volume.reoriented(self.reorientation).data[0]
+        mask = self.base[0, 0].numpy() > -0.9
+        return float(canonical[mask].mean()) if mask.any() else 0.0
+
+    def _volume(self, data: Tensor) -> Volume:
+        name = self.section["target"]["name"]
+        contrast = self.like.contrast if self.like and self.section["target"].get("same_contrast_as") else name
+        canonical = Volume(data[0].numpy().astype(np.float32), self.target.affine, contrast=contrast)
+        return canonical.reoriented(self.reorientation.inverse)
+
+
+def as_magnitude(whole: Tensor, base: Tensor) -> Tensor:
+    """A new contrast is a magnitude image, too: nothing is darker than background, and where the base condition has no
+    signal at all around the head (outside a stripped brain) there is none.
+
+    Args:
+        whole: `(I, J, K)`, with any leading axes of size 1, normalised: background is -1.
+        base: the first condition, same shape.
+    """
+    emptied = base == -1.0
+    if float(emptied.float().mean()) > CONSTANT_BACKGROUND:
+        head = filled((~emptied).cpu().numpy().reshape(base.shape[-3:]))  # fluid may be as dark as background
+        whole = whole.masked_fill(torch.from_numpy(~head).to(whole.device).reshape(whole.shape), -1.0)
+    return whole.clamp(min=-1.0)
+
+
+def prepare(
+    volumes: dict[str, Volume],
+    bundle: Bundle,
+    spacing: float | tuple[float, float, float] | None,
+    thickness: float | None,
+    axis: int | None,
+    report: Reporter,
+) -> Prepared:
+    """Understand a request and bring its volumes to one canonical, cropped, normalised grid.
+
+    Args:
+        volumes: by condition name, in the bundle's order.
+        bundle: the model.
+        spacing, thickness: as of `translate`.
+        axis: of the input, 0 to 2.
+        report: receives what lies outside the model's domain.
+
+    Raises:
+        RequestError: nothing to restore, or options that belong to the other task.
+        GeometryError: the volumes do not show the same head.
+    """
+    section = bundle.section
+    by_name = {condition["name"]: condition for condition in section["conditions"]}
+    first = next(iter(volumes))
+    base = volumes[first]
+    restoring = section["task"] == "super_resolution"
+    if not restoring and (spacing is not None or thickness is not None):
+        msg = f"Model '{bundle.id}' keeps the grid of its input; spacing and thickness are for super-resolution models."
+        raise RequestError(msg)
+    request = understand(base, section, spacing, thickness, axis) if restoring else None
+    for name, volume in volumes.items():
+        for code, message in check_domain(section, volume, by_name[name], request if name == first else None):
+            report.warning(f"outside-domain-{code}", message)
+    if request is not None:
+        if request.is_identity:
+            finest = max(base.spacing)
+            msg = (
+                f"{base.name} already has voxels of {mm(base.spacing)} mm, as fine as this model makes them. "
+                f"Ask for a finer grid, for example spacing={finest / 2:.2g}, or choose another model."
+            )
+            raise RequestError(msg)
+        report.log(f"{base.name}: {request.describe(base.grid)}")
+
+    canonical, reorientation = base.canonical()
+    scale = fit_intensity_scale(canonical.data, median=by_name[first].get("median"))
+    normalised = _normalised(canonical, scale, section)
+    mask = foreground_mask(canonical.data)
+    margin = max(1, round(FOREGROUND_MARGIN_MM / min(canonical.spacing)))
+    coarse_box = foreground_box(mask, margin)
+    if request is None:
+        state = Prepared(section, reorientation, canonical.grid, coarse_box, _NO_INPUTS, normalised, scale)
+    else:
+        state = _measured_request(section, reorientation, request, canonical, normalised, coarse_box, scale)
+    state.like = base
+    state.inputs = _model_inputs(volumes, by_name, state, report)
+    return state
+
+
+def _normalised(volume: Volume, scale: IntensityScale, section: dict[str, Any]) -> Tensor:
+    """`(1, 1, i, j, k)` a condition as the networks see it; where it is mapped, its background is told apart."""
+    channel = torch.from_numpy(np.ascontiguousarray(scale.normalise(volume.data)))[None]
+    return channel if read_maps(section) is None else clear_background(channel[0, 0])[None, None]
+
+
+def _measured_request(
+    section: dict[str, Any],
+    reorientation: Reorientation,
+    request: Understanding,
+    canonical: Volume,
+    measured: Tensor,
+    coarse_box: Box,
+    scale: IntensityScale,
+) -> Prepared:
+    """Super-resolution: the operator from the target grid to the measured one, for the whole and for the box."""
+    target = reorientation.apply_to_grid(request.target)
+    thick = None if request.thick_axis is None else reorientation.axis_to_canonical(request.thick_axis)
+    profile = section.get("slice_profile", "box")
+    acquisition = Acquisition.between(target, canonical.grid, request.thickness, thick, profile)
+    base = base_image(acquisition, measured, section)
+    fine_box = _refine(coarse_box, acquisition)
+    box_acquisition = Acquisition.between(
+        target.crop(fine_box), canonical.grid.crop(coarse_box), request.thickness, thick, profile
+    )
+    return Prepared(
+        section,
+        reorientation,
+        target,
+        fine_box,
+        _NO_INPUTS,
+        base,
+        scale,
+        acquisition,
+        measured,
+        box_acquisition,
+        measured[at(coarse_box.slices)].contiguous(),
+        request,
+    )
+
+
+def _refine(box: Box, acquisition: Acquisition) -> Box:
+    """The smallest box of the full grid that holds a box of the measured grid."""
+    start, stop = [], []
+    for axis, sampling in enumerate(acquisition.axes):
+        first, last = box.start[axis], box.stop[axis]
+        if sampling is not None:
+            first = int(np.floor(first * sampling.factor + sampling.offset + 1e-6))
+            last = int(np.ceil(last * sampling.factor + sampling.offset - 1e-6))
+        start.append(max(0, first))
+        stop.append(min(acquisition.full_shape[axis], last))
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def _model_inputs(
+    volumes: dict[str, Volume], conditions: dict[str, dict[str, Any]], state: Prepared, report: Reporter
+) -> ModelInputs:
+    """All conditions on the box of the target grid; the first is the base, the others are resampled onto it."""
+    channels, present = [], []
+    window = state.target.crop(state.box)
+    for number, name in enumerate(conditions):
+        present.append(name in volumes)
+        if name not in volumes:
+            channels.append(torch.full((1, 1, *window.spatial_shape), -1.0))
+            report.log(f"Optional input '{name}' is missing; the networks that need it are left out.")
+            continue
+        if not any(present[:-1]):
+            channels.append(state.base[at(state.box.slices)])
+            continue
+        volume = volumes[name]
+        covered = overlap_fraction(window, volume.grid)
+        if covered < MIN_OVERLAP:
+            base = next(iter(volumes.values()))
+            msg = (
+                f"{volume.name} (input {number + 1}, '{name}') covers only {covered:.0%} of {base.name}. "
+                "Both must show the same head in the same scanner coordinates: check the files, "
+                "or register one to the other first."
+            )
+            raise GeometryError(msg)
+        moved = volume if volume.grid.is_close(window) else resample(volume, window, "linear")
+        scale = fit_intensity_scale(volume.data, median=conditions[name].get("median"))
+        channels.append(_normalised(moved, scale, state.section))
+    vector = None if state.box_acquisition is None else acquisition_vector(state.box_acquisition)
+    return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present), maps=read_maps(state.section))

@@ -1,0 +1,87 @@
+"""The record beside each result: model, sources, settings, warnings, all that it takes to make it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scorefusion.bundle.folder import Bundle
+from scorefusion.fusion.rules import FusionRule
+from scorefusion.imaging.volume import Volume
+from scorefusion.progress import Reporter
+from scorefusion.run.prepare import Prepared
+from scorefusion.run.request import SamplingPlan
+from scorefusion.version import __version__
+
+
+def provenance_of(
+    bundle: Bundle,
+    volumes: dict[str, Volume],
+    request: Prepared,
+    plan: SamplingPlan,
+    rule: FusionRule,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    report: Reporter,
+    started: float,
+    preset: str,
+) -> dict[str, Any]:
+    """What was done, JSON-ready, in the manner of BIDS `GeneratedBy`; `started` is of `time.monotonic`."""
+    target = request.section["target"]["name"]
+    understanding = request.understanding
+    record: dict[str, Any] = {
+        "Description": f"synthetic {target}, made by ScoreFusion; research use only, not for diagnosis",
+        "GeneratedBy": [{"Name": "ScoreFusion", "Version": __version__}],
+        "Synthetic": True,
+        "Model": {
+            "Id": bundle.id,
+            "Version": bundle.version,
+            "Sha256": bundle.hash,
+            "Licence": request.section["licence"],
+        },
+        "Sources": {name: _source(volume) for name, volume in volumes.items()},
+        "Preset": preset,
+        "Sampling": dataclasses.asdict(plan),
+        "Rule": type(rule).__name__,
+        "Seed": seed,
+        "Device": str(device),
+        "Precision": str(dtype).removeprefix("torch."),
+        "Torch": torch.__version__,
+        "Platform": platform.platform(),
+        "IntensityScale": request.scale.to_dict(),
+        "Units": request.section["target"]["units"],
+        "Warnings": report.warnings,
+        "Seconds": round(time.monotonic() - started, 2),
+    }
+    if understanding is not None:
+        record["Acquisition"] = {
+            "Factors": list(understanding.factors),
+            "ThickAxis": understanding.thick_axis,
+            "SliceThickness": understanding.thickness,
+            "Profile": request.section.get("slice_profile", "box"),
+        }
+    return record
+
+
+def _source(volume: Volume) -> dict[str, Any]:
+    path = Path(volume.source) if volume.source else None
+    if path is not None and path.is_file():
+        digest, what = hashlib.sha256(path.read_bytes()).hexdigest(), "file"
+    else:
+        digest, what = hashlib.sha256(np.ascontiguousarray(volume.data).tobytes()).hexdigest(), "voxels"
+    return {
+        "Name": path.name if path else None,
+        "Sha256": digest,
+        "Of": what,
+        "Shape": list(volume.spatial_shape),
+        "Spacing": [round(float(s), 6) for s in volume.spacing],
+        "Orientation": volume.orientation,
+    }
