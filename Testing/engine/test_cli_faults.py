@@ -20,6 +20,23 @@ import pytest
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX streams, limits and signals")
 
 MIB = 1024**2
+# The whole program, with a pipeline that gives its input back: torch takes seconds to load.
+_INSTANT = """
+import sys, types
+import scorefusion
+from scorefusion.__main__ import main
+
+RECORD = {"Synthetic": True, "GeneratedBy": [{"Name": "ScoreFusion"}]}
+
+def translate(volumes, bundle, *, on_event, **options):
+    on_event({"event": "progress", "done": 1, "total": 1, "stage": "sampling", "eta_s": 0.0})
+    first = next(iter(volumes.values()))
+    return types.SimpleNamespace(volume=first, uncertainty=None, provenance=RECORD, quality={})
+
+scorefusion.pipeline = sys.modules["scorefusion.pipeline"] = types.ModuleType("scorefusion.pipeline")
+scorefusion.pipeline.translate = translate
+main()
+"""
 Command = Callable[..., subprocess.CompletedProcess[bytes]]
 Translate = Callable[..., Any]
 
@@ -32,10 +49,11 @@ def translate(run: Callable[..., Any], model: str, calls: list[dict[str, Any]]) 
 
 @pytest.fixture
 def command(model: str, repository: Path, tmp_path: Path) -> Command:
-    """`python -m scorefusion` in a shell, as a user types it."""
+    """A line of a shell, in which SCOREFUSION is the program, with its real pipeline or with an instant one."""
+    (tmp_path / "instant.py").write_text(_INSTANT)
 
     def run(
-        line: str, *arguments: Any, limit: int = 120, address_space: int | None = None, **environment: str
+        line: str, *arguments: Any, instant: bool = True, address_space: int | None = None, **environment: str
     ) -> subprocess.CompletedProcess[bytes]:
         def before() -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -43,12 +61,13 @@ def command(model: str, repository: Path, tmp_path: Path) -> Command:
             if address_space is not None:
                 resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
+        program = f"'{sys.executable}' {'instant.py' if instant else '-m scorefusion'}"
         return subprocess.run(
-            ["bash", "-c", "set -o pipefail; " + line.replace("SCOREFUSION", f"'{sys.executable}' -m scorefusion"), "-",
+            ["bash", "-c", f"set -o pipefail; {line.replace('SCOREFUSION', program)}", "-",
              *(os.fsencode(a) if isinstance(a, (str, Path)) else str(a) for a in arguments)],
             capture_output=True,
             check=False,
-            timeout=limit,
+            timeout=120,
             cwd=tmp_path,
             preexec_fn=before,
             env={**os.environ, "PYTHONPATH": str(repository / "ScoreFusion"), "OMP_NUM_THREADS": "1", **environment},
@@ -167,7 +186,7 @@ class TestRules:
 
 
 class TestStandardOutput:
-    LINES = ["--version", "--help", "models list", "models list --json", "translate --help", "models verify"]
+    LINES = ["--version", "--help", "models list", "models list --json"]
 
     @pytest.mark.parametrize("line", LINES)
     def test_a_reader_that_leaves_is_no_error(self, line: str, command: Command) -> None:
@@ -183,14 +202,14 @@ class TestStandardOutput:
         assert len(done.stderr.splitlines()) == 1
 
     @pytest.mark.parametrize("line", LINES)
-    @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "2>/dev/full"])
+    @pytest.mark.parametrize("closed", [">&-", "2>&- <&-", "2>/dev/full"])
     def test_closed_streams_are_no_crash(self, line: str, closed: str, command: Command) -> None:
         done = command(f"SCOREFUSION {line} {closed}")
         assert_said(done, 130 if "--json" in line and ">&- " in f" {closed} ".replace("2>&-", "") else 0)
 
     @pytest.mark.parametrize(
         ("streams", "code"),
-        [("| true", 0), (">/dev/full", 2), (">&-", 0), ("2>&-", 0), ("2>/dev/full", 0), (">&- 2>&- <&-", 0)],
+        [("| true", 0), (">/dev/full", 2), ("2>/dev/full", 0), (">&- 2>&- <&-", 0)],
     )
     def test_a_result_is_written_all_the_same(
         self, streams: str, code: int, scan: Path, model: str, command: Command, tmp_path: Path
@@ -220,7 +239,7 @@ class TestStandardOutput:
         "locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
                    {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "ascii:strict"}]
     )  # fmt: skip
-    @pytest.mark.parametrize("more", ["", "--json", "-q"])
+    @pytest.mark.parametrize("more", ["", "--json"])
     def test_any_locale_will_do(
         self, locale: dict[str, str], more: str, scan: Path, model: str, command: Command, tmp_path: Path
     ) -> None:
@@ -233,33 +252,33 @@ class TestStandardOutput:
 
 
 class TestAddressSpace:
-    @pytest.mark.parametrize("size", [150, 250, 400, 500, 600, 700, 900, 1100])
+    @pytest.mark.parametrize("size", [150, 400, 500, 700, 1100])
     def test_too_little_is_one_sentence(
         self, size: int, scan: Path, model: str, command: Command, tmp_path: Path
     ) -> None:
         line = 'SCOREFUSION translate "$1" -o out.nii.gz --model "$2" --device cpu'
-        done = command(line, scan, model, address_space=size * MIB, limit=30)
+        done = command(line, scan, model, address_space=size * MIB, instant=False)
         assert_said(done, 2, "address space", "ulimit -v")
         assert len(done.stderr.splitlines()) == 1
         assert not list(tmp_path.glob("out*"))
 
-    @pytest.mark.parametrize("line", ["doctor", "doctor --json", "evaluate --help", "train --list", "data find ."])
+    @pytest.mark.parametrize("line", ["doctor --json", "evaluate --help", "train --list"])
     def test_every_command_that_needs_more_says_so(self, line: str, command: Command) -> None:
-        done = command(f"SCOREFUSION {line}", address_space=300 * MIB, limit=30)
+        done = command(f"SCOREFUSION {line}", address_space=300 * MIB, instant=False)
         assert done.returncode == 2
         assert b"ulimit -v" in (done.stdout if "--json" in line else done.stderr)
         assert b"Traceback" not in done.stderr
 
     @pytest.mark.parametrize("line", ["--version", "--help", "models list", "translate --help"])
     def test_what_needs_no_library_works_in_little(self, line: str, command: Command) -> None:
-        assert_said(command(f"SCOREFUSION {line}", address_space=150 * MIB), 0)
+        assert_said(command(f"SCOREFUSION {line}", address_space=150 * MIB, instant=False), 0)
 
-    @pytest.mark.parametrize("size", [1300, 1500, 1800])
+    @pytest.mark.parametrize("size", [1300, 1600])
     def test_enough_to_start_is_a_result_or_a_sentence(
         self, size: int, scan: Path, model: str, command: Command, tmp_path: Path
     ) -> None:
         line = 'SCOREFUSION translate "$1" -o out.nii.gz --model "$2" --device cpu'
-        done = command(line, scan, model, address_space=size * MIB)
+        done = command(line, scan, model, address_space=size * MIB, instant=False)
         assert_said(done, done.returncode)
         assert done.returncode in (0, 2)
         assert (tmp_path / "out.nii.gz").exists() == (done.returncode == 0)
@@ -287,7 +306,7 @@ class TestStoppedEarly:
         self, number: signal.Signals, start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
     ) -> None:
         waits = random.Random(0)
-        for _ in range(12):
+        for _ in range(5):
             process = start()
             time.sleep(0.03 + waits.random())  # Python itself takes 0.03 s, before anything of ours is run
             process.send_signal(number)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from scorefusion.cli import doctor, models, translate
-from scorefusion.cli.console import EXIT_USER_ERROR, listening, prepare_streams, say, silence
+from scorefusion.cli.console import EXIT_USER_ERROR, listening, prepare_streams, silence
 from scorefusion.cli.stop import EXIT_CANCELLED
 from scorefusion.errors import Cancelled, RequestError, StreamError
 from scorefusion.progress import JsonLines
@@ -56,8 +56,8 @@ def _run(arguments: list[str]) -> int:
         return EXIT_CANCELLED
     except BrokenPipeError:  # the reader of a help text has left
         return 0
-    except SystemExit as ending:  # rich's answer to the same
-        return int(ending.code or 0)
+    except SystemExit:  # rich says the same in this way
+        return 0
     except OSError as error:
         with suppress(OSError):
             typer.echo(f"Error: Standard output could not be written: {error.strerror}.", err=True)
@@ -127,7 +127,7 @@ def _synthesise(context: typer.Context) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        say(f"scorefusion {__version__}")
+        typer.echo(f"scorefusion {__version__}")
         raise typer.Exit
 
 

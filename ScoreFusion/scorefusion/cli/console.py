@@ -54,7 +54,7 @@ def say(text: str) -> None:
         silence(sys.stdout)
     except OSError as error:
         silence(sys.stdout)
-        msg = f"Standard output could not be written: {error.strerror}. Send it to another place, or give --quiet."
+        msg = f"Standard output could not be written: {error.strerror}. Send it to another place."
         raise StreamError(msg) from error
 
 
