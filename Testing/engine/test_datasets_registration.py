@@ -12,13 +12,14 @@ import pytest
 pytest.importorskip("nibabel")
 pytest.importorskip("SimpleITK")
 
-from scorefusion.datasets import registration
-from scorefusion.datasets.alignment import erode, measure_alignment
+from scorefusion.datasets import common_grid as registration
 from scorefusion.datasets.case import Case
+from scorefusion.datasets.common_grid import RegistrationReport, align_datalist, register_case
 from scorefusion.datasets.datalist import Datalist, project_datalist
-from scorefusion.datasets.registration import RegistrationReport, align_datalist, register_case
 from scorefusion.errors import RequestError
+from scorefusion.imaging.alignment import measure_alignment
 from scorefusion.imaging.files import read_volume, write_volume
+from scorefusion.imaging.foreground import erode
 from scorefusion.imaging.grid import Box, Grid
 from scorefusion.imaging.itk import matrix_from_transform, transform_from_matrix
 from scorefusion.imaging.registration import Motion, find_motion, move

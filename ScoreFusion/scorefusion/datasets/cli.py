@@ -13,9 +13,9 @@ from scorefusion.cli.stop import Stop
 from scorefusion.errors import RequestError
 
 if TYPE_CHECKING:
+    from scorefusion.datasets.common_grid import RegistrationReport
     from scorefusion.datasets.datalist import Datalist
     from scorefusion.datasets.inspect import Problem
-    from scorefusion.datasets.registration import RegistrationReport
 
 EPILOG = """
 **Examples**
@@ -129,8 +129,8 @@ def register_command(
 ) -> None:
     """Bring all contrasts of each person onto one of them (rigidly), with a report for each person."""
     with listening(json_lines, quiet) as sink, Stop() as stop:
+        from scorefusion.datasets.common_grid import align_datalist
         from scorefusion.datasets.datalist import find_datalist, write_datalist
-        from scorefusion.datasets.registration import align_datalist
         from scorefusion.progress import Reporter
 
         reports: list[RegistrationReport] = []

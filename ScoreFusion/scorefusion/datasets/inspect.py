@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from scorefusion.datasets.case import AXES, Case
+from scorefusion.datasets.common_grid import same_grid
 from scorefusion.datasets.datalist import SECTIONS, Datalist
-from scorefusion.datasets.registration import same_grid
 from scorefusion.datasets.spectrum import AxisReading, read_axes
 from scorefusion.errors import VolumeError
 from scorefusion.imaging.files import read_grid, read_volume

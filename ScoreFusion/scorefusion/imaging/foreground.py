@@ -43,6 +43,16 @@ def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(whole.reshape(mask.shape))
 
 
+def erode(mask: NDArray[np.bool_], voxels: int) -> NDArray[np.bool_]:
+    """`mask` `(I, J, K)` without what lies within so many voxels of its border or of the volume's, along the axes."""
+    for axis in range(3):
+        padded = np.pad(mask, [(voxels, voxels) if a == axis else (0, 0) for a in range(3)])
+        size = mask.shape[axis]
+        for start in range(2 * voxels + 1):
+            mask = mask & np.take(padded, range(start, start + size), axis=axis)
+    return mask
+
+
 def foreground_box(mask: NDArray[np.bool_], margin: int = 0, multiple: int = 1) -> Box:
     """The smallest box around the True voxels, with a margin.
 

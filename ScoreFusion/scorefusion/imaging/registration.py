@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scorefusion.datasets.alignment import erode
 from scorefusion.errors import VolumeError
-from scorefusion.imaging.foreground import foreground_box, foreground_mask
+from scorefusion.imaging.foreground import erode, foreground_box, foreground_mask
 from scorefusion.imaging.volume import Volume, resample
 
 if TYPE_CHECKING:

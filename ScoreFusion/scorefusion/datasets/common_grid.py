@@ -14,10 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scorefusion.datasets.alignment import Alignment, interior, measure_alignment
 from scorefusion.datasets.case import Case, nearest
-from scorefusion.datasets.datalist import SECTIONS, Datalist
-from scorefusion.datasets.registration_report import (
+from scorefusion.datasets.common_grid_report import (
     ALREADY_ALIGNED,
     NOT_IMPROVED,
     REFERENCE,
@@ -26,7 +24,9 @@ from scorefusion.datasets.registration_report import (
     RegistrationReport,
     shifts_in_words,
 )
+from scorefusion.datasets.datalist import SECTIONS, Datalist
 from scorefusion.errors import RequestError, VolumeError
+from scorefusion.imaging.alignment import Alignment, interior, measure_alignment
 from scorefusion.imaging.files import read_grid, read_volume, write_volume
 from scorefusion.imaging.grid import Reorientation
 from scorefusion.imaging.registration import Motion, find_motion, move

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scorefusion.datasets.alignment import RADIUS, Alignment
 from scorefusion.datasets.case import Case
+from scorefusion.imaging.alignment import RADIUS, Alignment
 from scorefusion.imaging.registration import Motion
 
 #: What may become of a contrast.

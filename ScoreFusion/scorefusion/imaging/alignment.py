@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scorefusion.errors import VolumeError
-from scorefusion.imaging.foreground import foreground_mask
+from scorefusion.imaging.foreground import erode, foreground_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,16 +92,6 @@ def measure_alignment(volume: Volume, reference: Volume, inside: NDArray[np.bool
     nmi, nmi_shift, nmi_at_peak = _peak(lambda v: _nmi(levels[v], fixed_levels) - 1.0, voxels, steps)
     gradient, gradient_shift, gradient_at_peak = _peak(lambda v: _correlation(edges[v], fixed_edges), voxels, steps)
     return Alignment(nmi + 1.0, gradient, nmi_shift, gradient_shift, nmi_at_peak and gradient_at_peak)
-
-
-def erode(mask: NDArray[np.bool_], voxels: int) -> NDArray[np.bool_]:
-    """`mask` `(I, J, K)` without what lies within so many voxels of its border or of the volume's, along the axes."""
-    for axis in range(3):
-        padded = np.pad(mask, [(voxels, voxels) if a == axis else (0, 0) for a in range(3)])
-        size = mask.shape[axis]
-        for start in range(2 * voxels + 1):
-            mask = mask & np.take(padded, range(start, start + size), axis=axis)
-    return mask
 
 
 def _peak(
