@@ -274,7 +274,7 @@ class TestBadInput:
     def test_output_over_an_input(self, scan: Path, model: str, tmp_path: Path) -> None:
         before = scan.read_bytes()
         result = run("translate", scan, "-o", tmp_path / "." / "scan.nii.gz", "--model", model)
-        self.assert_refused(result, tmp_path, "would be overwritten")
+        self.assert_refused(result, tmp_path, "is an input")
         assert scan.read_bytes() == before
 
     def test_two_outputs_in_one_file(self, scan: Path, model: str, tmp_path: Path) -> None:

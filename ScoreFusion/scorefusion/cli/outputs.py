@@ -34,7 +34,9 @@ def check_outputs(inputs: Sequence[Path], record: Path, outputs: Sequence[Path],
             for file in belongings(path):
                 if _are_same(file, output):
                     what = "is an input" if file == path else f"belongs to the input {str(path)!r}"
-                    msg = f"{str(output)!r} {what} and would be overwritten. Choose another name for the output."
+                    if output == record:
+                        what = f"is where the record of the result goes, but it {what}"
+                    msg = f"{str(output)!r} {what}. Nothing may take its place: choose another name for the output."
                     raise RequestError(msg)
     check_record(record, outputs)
     with _hidden_folders([record, *outputs], stop) as folders:

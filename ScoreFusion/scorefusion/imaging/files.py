@@ -157,7 +157,8 @@ def check_output_path(path: str | os.PathLike[str]) -> Path:
     except UnicodeEncodeError:
         _refuse(path, "has a name that is not UTF-8, which this format cannot have", f"{another} Or end it in .nii.gz.")
     except OSError as error:  # a circle of links, a name too long, a folder that may not be entered
-        _refuse(path, f"cannot be written: {error.strerror}", another)
+        shown = path if len(str(path)) < 300 else Path(f"{str(path)[:100]}...")
+        _refuse(shown, f"cannot be written: {error.strerror}", another)
     return path
 
 
