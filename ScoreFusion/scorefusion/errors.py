@@ -39,5 +39,9 @@ class OutOfMemory(ScoreFusionError):
     """The work does not fit into the memory of the device, even in tiles."""
 
 
+class StreamError(ScoreFusionError, OSError):
+    """Standard output takes nothing more: the disk is full."""
+
+
 class Cancelled(Exception):
     """The user, a signal or the parent process asked for the work to end. Not an error, hence outside the family."""

@@ -24,7 +24,7 @@ from scorefusion.bundle.store import find_bundle
 from scorefusion.diffusion.noise import NoiseField
 from scorefusion.errors import OutOfMemory, RequestError, ResultError
 from scorefusion.fusion.rules import FusionRule, VolumeRule
-from scorefusion.imaging.files import read_volume
+from scorefusion.imaging.files import read_volume, sidecar_path
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Event, Reporter
 from scorefusion.run.devices import (
@@ -37,6 +37,7 @@ from scorefusion.run.devices import (
 )
 from scorefusion.run.prepare import Prepared, prepare
 from scorefusion.run.provenance import provenance_of
+from scorefusion.run.record import contradiction
 from scorefusion.run.request import SamplingPlan
 from scorefusion.run.restore import Restoration, restore
 from scorefusion.wording import mm
@@ -118,6 +119,7 @@ def translate(
     )
     plan = _plan(bundle, preset, steps, samples, uncertainty)
     volumes = _read_inputs(inputs, bundle, frame)
+    _check_records(volumes, report)
     request = prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report)
 
     chosen = pick_device(device, report.warning)
@@ -214,6 +216,14 @@ def _read_inputs(inputs: Input | Mapping[str, Input], bundle: Bundle, frame: int
             volume.check_voxels()
             volumes[name] = volume
     return volumes
+
+
+def _check_records(volumes: Mapping[str, Volume], report: Reporter) -> None:
+    """Say so if an input is one of our own results, but not the one that the record beside it tells of."""
+    for volume in volumes.values():
+        path = None if volume.source is None else Path(volume.source)
+        if path is not None and path.is_file() and (problem := contradiction(path, sidecar_path(path))):
+            report.warning("record-differs", problem)
 
 
 # -- the run -------------------------------------------------------------------------------------------------------

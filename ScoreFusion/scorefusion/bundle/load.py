@@ -93,19 +93,22 @@ class Model:
         if name == "average":
             return PlaneAverage(self.ensemble)
         if kind == "average":
-            return PlaneAverage(self.ensemble, [self._plane(part) for part in some.split("+")])
+            parts = some.split("+")
+            if len(set(parts)) < len(parts):
+                self._refuse(name, "it names a plane twice. Name each once, such as average:coronal+sagittal")
+            return PlaneAverage(self.ensemble, [self._plane(name, part) for part in parts])
         if name in _PLANES:
-            return SinglePlane(self.ensemble, self._plane(name))
+            return SinglePlane(self.ensemble, self._plane(name, name))
         msg = (
             f"Unknown fusion rule '{name}'; choose fusion, fusion-scores, average, alternating, {', '.join(_PLANES)}, "
             "volume, or some planes such as average:coronal+sagittal."
         )
         raise RequestError(msg)
 
-    def _plane(self, name: str) -> Plane:
+    def _plane(self, rule: str, name: str) -> Plane:
         plane = _PLANES.get(name)
         if plane is None or plane not in self.planes:
-            self._refuse(name, f"its plane networks look along {_listed(self.planes)}. Choose among these")
+            self._refuse(rule, f"its plane networks look along {_listed(self.planes)}. Choose among these")
         return plane
 
     def _refuse(self, rule: str, reason: str) -> NoReturn:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-from contextlib import contextmanager
+import stat
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from scorefusion.errors import VolumeError
+from scorefusion.imaging.atomic import hidden_folder
 from scorefusion.imaging.grid import Grid
 from scorefusion.imaging.metaimage import describe_metaimage
 from scorefusion.imaging.nifti import describe_nifti
@@ -59,9 +60,9 @@ def read_volume(path: str | os.PathLike[str], frame: int | None = None) -> Volum
         VolumeError: the file is missing, unreadable or not a usable volume; the message says what to do.
         GeometryError: its place in space is not usable.
     """
-    path = _expanded(path)
+    path = expanded(path)
     with opened(path) as (stream, digest):
-        described, suffix = _describe(path, stream)
+        described = _describe(path, stream)
         chosen = _select_frame(path, described, frame)
         grid = _grid(path, described)
         digests = [(path.name, digest)]
@@ -71,7 +72,7 @@ def read_volume(path: str | os.PathLike[str], frame: int | None = None) -> Volum
             with _naming(path), opened(described.voxels) as (apart, digest):
                 data = read_voxels(described.voxels, apart, described, chosen)
                 digests.append((described.voxels.name, digest))
-    thickness, sidecar_axis = _read_sidecar(path.with_name(path.name[: -len(suffix)] + ".json"))
+    thickness, sidecar_axis = _read_sidecar(sidecar_path(path))
     axis = sidecar_axis if sidecar_axis is not None else _slice_axis(grid, described.slice_axis)
     volume = Volume(
         data[None],
@@ -96,9 +97,9 @@ def read_grid(path: str | os.PathLike[str], frame: int | None = None) -> Grid:
         VolumeError: the file is missing, or its header is not that of a usable volume.
         GeometryError: its place in space is not usable.
     """
-    path = _expanded(path)
+    path = expanded(path)
     with opened(path) as (stream, _):
-        described, _ = _describe(path, stream)
+        described = _describe(path, stream)
     _select_frame(path, described, frame)
     return _grid(path, described)
 
@@ -118,34 +119,63 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
         msg = f"'{path}' can hold one channel, but the volume has {volume.data.shape[0]}. Write each to its own file."
         raise VolumeError(msg)
     suffix = _suffix(path, WRITABLE_SUFFIXES) or ""
-    # In the same folder, so that the last step is a rename; with the same suffix, because it selects the format.
-    partial = path.with_name(f".{path.name[: -len(suffix)]}.{secrets.token_hex(4)}.partial{suffix}")
     try:
-        (_write_nifti if suffix in NIFTI_SUFFIXES else _write_itk)(volume, partial)
-        partial.replace(path)
-    except BaseException as error:  # KeyboardInterrupt and cancellation leave nothing behind either
-        partial.unlink(missing_ok=True)
-        if isinstance(error, (OSError, RuntimeError)):
-            msg = f"'{path}' could not be written: {_first_line(error)}. Check the free space and rights of its folder."
-            raise VolumeError(msg) from error
-        raise
+        with hidden_folder(path.parent) as folder:
+            partial = folder / f"volume{suffix}"  # the suffix selects the format
+            (_write_nifti if suffix in NIFTI_SUFFIXES else _write_itk)(volume, partial)
+            partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        msg = f"'{path}' could not be written: {_first_line(error)}. Check the free space and rights of its folder."
+        raise VolumeError(msg) from error
     return path
 
 
 def check_output_path(path: str | os.PathLike[str]) -> Path:
     """Find out before hours of work whether the result can be written. Returns the path, `~` expanded."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        refuse(path, "is a folder, but the output must be a file", "Add a file name, for example 'result.nii.gz'.")
-    if _suffix(path, WRITABLE_SUFFIXES) is None:
-        refuse(path, "has no suffix that can be written", f"End the name in one of: {', '.join(WRITABLE_SUFFIXES)}.")
-    if not path.parent.is_dir():
-        refuse(path, f"cannot be written: the folder '{path.parent}' does not exist", "Create it, or choose another.")
-    if not os.access(path.parent, os.W_OK):
-        refuse(path, f"cannot be written: no right to write in '{path.parent}'", "Choose another folder.")
-    if path.exists() and not os.access(path, os.W_OK):
-        refuse(path, "exists and is write-protected", "Choose another name, or lift the protection.")
+    path = expanded(path)
+    another = "Choose another name."
+    try:
+        if path.is_dir():
+            what = "is a folder, but the output must be a file"
+            refuse(path, what, "Add a file name, for example 'result.nii.gz'.")
+        suffix = _suffix(path, WRITABLE_SUFFIXES)
+        if suffix is None:
+            fix = f"End the name in one of: {', '.join(WRITABLE_SUFFIXES)}."
+            refuse(path, "has no suffix that can be written", fix)
+        if suffix not in NIFTI_SUFFIXES:
+            os.fspath(path).encode()  # ITK ends the process at other names
+        if not path.parent.is_dir():
+            refuse(
+                path, f"cannot be written: the folder '{path.parent}' does not exist", "Create it, or choose another."
+            )
+        if not os.access(path.parent, os.W_OK):
+            refuse(path, f"cannot be written: no right to write in '{path.parent}'", "Choose another folder.")
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.stat().st_mode):
+                refuse(path, "is no ordinary file, but a device, a pipe or a socket", another)
+            if not os.access(path, os.W_OK):
+                refuse(path, "exists and is write-protected", "Choose another name, or lift the protection.")
+    except UnicodeEncodeError:
+        refuse(path, "has a name that is not UTF-8, which this format cannot have", f"{another} Or end it in .nii.gz.")
+    except OSError as error:  # a circle of links, a name too long, a folder that may not be entered
+        shown = path if len(str(path)) < 300 else Path(f"{str(path)[:100]}...")
+        refuse(shown, f"cannot be written: {error.strerror}", another)
     return path
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path as the user means it: `~` and `~somebody` are home folders."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        msg = f"'{path}' begins with the home folder of a user who has none. Write the whole path."
+        raise VolumeError(msg) from error
+
+
+def sidecar_path(volume: Path) -> Path:
+    """``scan.nii.gz`` -> ``scan.json``, where BIDS, and our record, tell about a volume."""
+    suffix = _suffix(volume, READABLE_SUFFIXES) or volume.suffix
+    return volume.with_name(volume.name[: len(volume.name) - len(suffix)] + ".json")
 
 
 # ---- Reading ----
@@ -159,13 +189,13 @@ def _expanded(path: str | os.PathLike[str]) -> Path:
         refuse(Path(path), "begins with '~' and a name that is no user here", "Write the whole path.")
 
 
-def _describe(path: Path, stream: BinaryIO) -> tuple[Described, str]:
-    """What the header says, and the suffix; refuses what is no volume by its name."""
+def _describe(path: Path, stream: BinaryIO) -> Described:
+    """What the header says; refuses what is no volume by its name."""
     suffix = _suffix(path, READABLE_SUFFIXES)
     if suffix is None:
         fix = DICOM_HINT if path.suffix.lower() in {".dcm", ".ima", ""} else CONVERT_HINT
         refuse(path, f"has an unknown suffix; these can be read: {', '.join(READABLE_SUFFIXES)}", fix)
-    return READERS[suffix](path, stream), suffix
+    return READERS[suffix](path, stream)
 
 
 def _grid(path: Path, described: Described) -> Grid:

@@ -7,6 +7,7 @@ Every method that moves voxels gives back data and affine together. `scorefusion
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,18 +50,18 @@ class Volume:
     def __post_init__(self) -> None:
         data = np.asarray(self.data, dtype=np.float32)
         if data.ndim != 4:
-            msg = f"{self.name}: volume data must be (C, I, J, K), got shape {data.shape}. One channel is data[None]."
+            msg = f"{self._place}: volume data must be (C, I, J, K), got shape {data.shape}. One channel is data[None]."
             raise VolumeError(msg)
         if self.slice_axis not in (None, 0, 1, 2):
-            msg = f"{self.name}: slice_axis must be 0, 1, 2 or None, got {self.slice_axis}."
+            msg = f"{self._place}: slice_axis must be 0, 1, 2 or None, got {self.slice_axis}."
             raise VolumeError(msg)
         if self.slice_thickness is not None and not 0 < self.slice_thickness < np.inf:
-            msg = f"{self.name}: slice thickness must be positive millimetres, got {self.slice_thickness}."
+            msg = f"{self._place}: slice thickness must be positive millimetres, got {self.slice_thickness}."
             raise VolumeError(msg)
         try:
             grid = Grid(data.shape[1:], self.affine)
         except GeometryError as error:
-            msg = f"{self.name}: {error}"
+            msg = f"{self._place}: {error}"
             raise GeometryError(msg) from error
         object.__setattr__(self, "data", data)
         object.__setattr__(self, "affine", grid.affine)
@@ -71,7 +72,12 @@ class Volume:
 
     @property
     def name(self) -> str:
-        """What to call this volume in a message."""
+        """What to call this volume in a message: its file's name. Folders are the user's business; records travel."""
+        return f"'{Path(self.source).name}'" if self.source else "the volume"
+
+    @property
+    def _place(self) -> str:
+        """The same with its folder, for one who has to find the file."""
         return f"'{self.source}'" if self.source else "the volume"
 
     @property
@@ -100,28 +106,28 @@ class Volume:
         bad = self.data.size - int(np.isfinite(self.data).sum())
         if bad:
             msg = (
-                f"{self.name} has NaN or infinite values in {bad} of {self.data.size} voxels. "
+                f"{self._place} has NaN or infinite values in {bad} of {self.data.size} voxels. "
                 "Replace them first, for example with `numpy.nan_to_num(data)` if they are background."
             )
             raise VolumeError(msg)
         low, high = float(self.data.min()), float(self.data.max())
         if low == high:
             msg = (
-                f"{self.name} is constant: all {self.data.size} voxels are {low:g}, so there is nothing "
+                f"{self._place} is constant: all {self.data.size} voxels are {low:g}, so there is nothing "
                 "to see. Check how it was exported."
             )
             raise VolumeError(msg)
         largest = max(abs(low), abs(high))
         if largest > LARGEST_VALUE:
             msg = (
-                f"{self.name} has values up to {largest:g}, which no scan has (at most {LARGEST_VALUE:g}). "
+                f"{self._place} has values up to {largest:g}, which no scan has (at most {LARGEST_VALUE:g}). "
                 "Replace damaged voxels, or divide all by a constant."
             )
             raise VolumeError(msg)
         finest = max(float(np.spacing(np.float32(largest))), float(np.finfo(np.float32).tiny))
         if high - low < FEWEST_STEPS * finest:
             msg = (
-                f"{self.name} has values from {low:.9g} to {high:.9g}, which single precision can hardly tell apart. "
+                f"{self._place} has values from {low:.9g} to {high:.9g}, which single precision can hardly tell apart. "
                 "Subtract the constant part, or multiply all by a constant."
             )
             raise VolumeError(msg)
