@@ -41,7 +41,7 @@ refused("nrrd: space dimension alone", bad("scan.nrrd", fields={"space": None, "
 refused("nrrd: no space", bad("scan.nrrd", fields={"space": None}))
 refused("nrrd: spacings only", bad("scan.nrrd", fields={"space": None, "space directions": None, "space origin": None, "spacings": "1 1 2"}))  # fmt: skip # noqa: E501
 refused("nrrd: space without directions", bad("scan.nrrd", fields={"space directions": None}))
-right_or_refused("nrrd: space without origin", bad("scan.nrrd", fields={"space origin": None}))
+refused("nrrd: space without origin", bad("scan.nrrd", fields={"space origin": None}))
 refused("nrrd: two directions", bad("scan.nrrd", fields={"space directions": "(1,0,0) (0,1,0)"}))
 refused("nrrd: directions of two numbers", bad("scan.nrrd", fields={"space directions": "(1,0) (0,1) (1,1)"}))
 refused("nrrd: directions none", bad("scan.nrrd", fields={"space directions": "none none none"}))
@@ -165,7 +165,7 @@ for number in ("-3", "0", "2", "4", "5", "1000000000", "three", ""):
 for sizes in ("10 12", "10 12 7 2", "-10 12 7", "0 12 7", "10 12 8", "32767 32767 32767", "99999999999999999999 12 7", "ten 12 7", ""):  # fmt: skip # noqa: E501
     for compressed in (False, True):
         refused(f"meta: DimSize '{sizes}' {compressed}", bad("scan.mha", compressed=compressed, fields={"DimSize": sizes}))  # fmt: skip # noqa: E501
-for key in ("NDims", "DimSize", "ElementType", "ElementDataFile"):
+for key in ("NDims", "DimSize", "ElementType", "ElementDataFile", "TransformMatrix", "Offset", "ElementSpacing"):
     refused(f"meta: no {key}", bad("scan.mha", fields={key: None}))
 for key in ("ObjectType", "BinaryData", "CenterOfRotation", "AnatomicalOrientation"):
     right(f"meta: no {key}", good("scan.mha", fields={key: None}))

@@ -181,14 +181,6 @@ def sidecar_path(volume: Path) -> Path:
 # ---- Reading ----
 
 
-def _expanded(path: str | os.PathLike[str]) -> Path:
-    """With `~` replaced by the home folder."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # no such user
-        refuse(Path(path), "begins with '~' and a name that is no user here", "Write the whole path.")
-
-
 def _describe(path: Path, stream: BinaryIO) -> Described:
     """What the header says; refuses what is no volume by its name."""
     suffix = _suffix(path, READABLE_SUFFIXES)

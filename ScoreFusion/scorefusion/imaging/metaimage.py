@@ -14,9 +14,11 @@ import numpy as np
 from scorefusion.imaging.source import (
     LONGEST_HEADER,
     Described,
+    decimal,
     refuse,
     refuse_damaged,
     refuse_header,
+    refuse_unplaced,
     short,
 )
 
@@ -111,15 +113,16 @@ def _fields(path: Path, stream: BinaryIO) -> tuple[dict[str, str], int]:
 
 def _affine(path: Path, fields: dict[str, str], axes: int) -> np.ndarray:
     """The first three axes in RAS millimetres; further ones are series."""
-    given = _numbers(path, fields, "TransformMatrix", axes * axes, np.eye(axes).ravel().tolist())
-    # The file has the direction of one axis after the other.
-    directions = np.array(given).reshape(axes, axes).T
-    sizes = _numbers(path, fields, "ElementSize", axes, [1.0] * axes)
-    spacing = _numbers(path, fields, "ElementSpacing", axes, sizes)
+    size = "ElementSize" if "ElementSpacing" not in fields and "ElementSize" in fields else "ElementSpacing"
+    for name in ("TransformMatrix", "Offset", size) if axes >= 3 else ():
+        if name not in fields:
+            refuse_unplaced(path, f"{name} is missing")
     affine = np.eye(4)
     if axes >= 3:
-        affine[:3, :3] = directions[:3, :3] * spacing[:3]
-        affine[:3, 3] = _numbers(path, fields, "Offset", axes, [0.0] * axes)[:3]
+        # The file has the direction of one axis after the other.
+        directions = np.array(_numbers(path, fields, "TransformMatrix", axes * axes)).reshape(axes, axes).T
+        affine[:3, :3] = directions[:3, :3] * _numbers(path, fields, size, axes)[:3]
+        affine[:3, 3] = _numbers(path, fields, "Offset", axes)[:3]
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
@@ -132,7 +135,7 @@ def _numbers(
             refuse_header(path, f"{name} is missing")
         return default
     try:
-        numbers = [float(word) for word in fields[name].split()]
+        numbers = [decimal(word) for word in fields[name].split()]
     except ValueError:
         numbers = []
     if len(numbers) != count or not np.isfinite(numbers).all():

@@ -16,6 +16,7 @@ from scorefusion.imaging.source import (
     LONGEST_HEADER,
     Described,
     Packing,
+    decimal,
     refuse,
     refuse_damaged,
     refuse_header,
@@ -133,8 +134,9 @@ def _place(path: Path, fields: dict[str, str], axes: int) -> tuple[tuple[int, in
     if space not in TO_RAS:
         named = short(fields["space"]) if "space" in fields else "missing"
         refuse_unplaced(path, f"its 'space' is {named}, not left-posterior-superior or the like")
-    if "space directions" not in fields:
-        refuse_unplaced(path, "the field 'space directions' is missing")
+    for name in ("space directions", "space origin"):
+        if name not in fields:
+            refuse_unplaced(path, f"the field '{name}' is missing")
     vectors = re.findall(r"none|\([^()]*\)", fields["space directions"])
     if len(vectors) != axes or re.sub(r"none|\([^()]*\)|\s", "", fields["space directions"]):
         refuse_header(path, f"'space directions: {short(fields['space directions'])}' does not fit {axes} axes")
@@ -146,8 +148,7 @@ def _place(path: Path, fields: dict[str, str], axes: int) -> tuple[tuple[int, in
     affine = np.eye(4)
     for column, axis in enumerate(spatial):
         affine[:3, column] = _vector(path, "space directions", vectors[axis])
-    if "space origin" in fields:
-        affine[:3, 3] = _vector(path, "space origin", fields["space origin"])
+    affine[:3, 3] = _vector(path, "space origin", fields["space origin"])
     units = [unit.strip().lower() for unit in re.findall(r'"([^"]*)"', fields.get("space units", '""'))]
     if len(set(units[:3])) != 1 or units[0] not in TO_MM:
         refuse_header(path, f"'space units: {short(fields['space units'])}' are no lengths that are known")
@@ -158,7 +159,7 @@ def _place(path: Path, fields: dict[str, str], axes: int) -> tuple[tuple[int, in
 
 def _vector(path: Path, name: str, text: str) -> list[float]:
     try:
-        x, y, z = (float(number) for number in text.strip().removeprefix("(").removesuffix(")").split(","))
+        x, y, z = (decimal(number) for number in text.strip().removeprefix("(").removesuffix(")").split(","))
     except ValueError:
         refuse_header(path, f"{short(text)} in '{name}' is not three numbers")
     return [x, y, z]

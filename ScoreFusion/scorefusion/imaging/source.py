@@ -9,6 +9,7 @@ import bz2
 import gzip
 import hashlib
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator
@@ -229,6 +230,14 @@ def refuse_damaged(path: Path, error: Exception | None = None) -> NoReturn:
     """The library's or our own finding is kept as the cause; it would not help the reader of this message."""
     msg = f"'{path}' cannot be read: it is truncated, damaged or of another format. Copy or export it again."
     raise VolumeError(msg) from error
+
+
+def decimal(text: str) -> float:
+    """A number in a header. ValueError for what Python alone takes for one, such as `1_0` and `infinity`."""
+    if not re.fullmatch(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*", text, re.ASCII):
+        msg = f"{short(text)} is no number"
+        raise ValueError(msg)
+    return float(text)
 
 
 def short(text: object) -> str:
