@@ -163,6 +163,8 @@ def _are_same(first: Path, second: Path) -> bool:
     """Whether two paths lead to one file, by whatever links, spelling or case; or would, were it there."""
     try:
         return first.samefile(second)
+    except ValueError:  # a header may name anything, such as a null byte
+        return False
     except OSError:  # one of them does not exist
         return first.name == second.name and first.parent.resolve() == second.parent.resolve()
 
