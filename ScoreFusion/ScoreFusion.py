@@ -1,4 +1,4 @@
-"""ScoreFusion: super-resolution and contrast translation of MRI. The door; the rooms are in ScoreFusionLib."""
+"""ScoreFusion: MRI super-resolution and translation. The door; the rooms are in ScoreFusionLib."""
 
 import sys
 from typing import Annotated
@@ -25,14 +25,14 @@ class ScoreFusion(ScriptedLoadableModule):
 
     def __init__(self, parent):
         super().__init__(parent)
-        self.parent.title = _("ScoreFusion")
+        self.parent.title = _("ScoreFusion: MRI super-resolution and translation")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Image Synthesis")]
         self.parent.dependencies = []
         self.parent.contributors = ["The ScoreFusion contributors"]
         self.parent.helpText = _(
-            "Makes a sharper volume from thick slices, or a contrast that was not acquired, and shows how sure the "
-            "model is. Choose a volume and a model, press Apply. Results are synthetic images for research, not for "
-            "diagnosis. "
+            "MRI super-resolution and translation: makes a sharper volume from thick slices, or a contrast that was "
+            "not acquired, and shows how sure the model is. Choose a volume and a model, press Apply. Results are "
+            "synthetic images for research, not for diagnosis. "
             'See the <a href="{url}">step-by-step tutorial</a>.'
         ).format(url="https://github.com/scorefusion-mri/SlicerScoreFusion/blob/main/docs/slicer-tutorial.md")
         self.parent.acknowledgementText = _(
@@ -41,14 +41,15 @@ class ScoreFusion(ScriptedLoadableModule):
             '"Score-Fusion: 3D MRI translation and super-resolution by fusing 2D diffusion models", ICML 2025. '
             "Each model's card names its training data and licence."
         )
-        slicer.app.connect("startupCompleted()", register_sample_data)
+        slicer.app.connect("startupCompleted()", register_parts)
 
 
-def register_sample_data():
-    """Offer the head of the tutorial in the module Sample Data."""
-    from ScoreFusionLib.logic import sample_data
+def register_parts():
+    """Offer the head of the tutorial in the module Sample Data, and make the layout of the comparison known."""
+    from ScoreFusionLib.logic import compare, sample_data
 
     sample_data.register()
+    compare.register_layout()
 
 
 @parameterNodeWrapper
@@ -63,6 +64,7 @@ class ScoreFusionParameterNode:
     makeUncertainty: bool = False
     uncertaintyVolume: vtkMRMLScalarVolumeNode
     referenceVolume: vtkMRMLScalarVolumeNode
+    makeChange: bool = False
     contrast: Contrast = Contrast.AUTO
     thickAxis: ThickAxis = ThickAxis.AUTO
     sliceThickness: Annotated[float, WithinRange(0.0, 30.0)] = 0.0
@@ -162,8 +164,15 @@ class ScoreFusionLogic(ScriptedLoadableModuleLogic):
     """
 
     def getParameterNode(self):
-        """Return the settings of the panel."""
-        return ScoreFusionParameterNode(super().getParameterNode())
+        """Return the settings of the panel; in a new scene they begin as the user left them last time."""
+        from ScoreFusionLib.logic import preferences
+
+        node = super().getParameterNode()
+        is_new = not node.GetParameter("preset")
+        parameters = ScoreFusionParameterNode(node)
+        if is_new:
+            preferences.fill(parameters)
+        return parameters
 
     def models(self):
         """Return the models on this computer, as `ScoreFusionLib.logic.models.Listed`."""
@@ -178,15 +187,17 @@ class ScoreFusionLogic(ScriptedLoadableModuleLogic):
             inputs: Volume node for the model's first condition, or a dict of condition name to volume node.
             model: Id of a model (see `models()`), or the path of a bundle.
             output: Volume node to fill; None makes a new one.
-            options: `uncertainty` (True or a node), `reference` (node), `all_frames`, and the engine's settings:
-                `preset`, `steps`, `samples`, `seed`, `device`, `spacing` (mm), `thickness` (mm), `axis` (0, 1, 2).
+            options: `uncertainty` (True or a node), `reference` (node), `change` (True makes a map of result minus
+                input), `all_frames`, and the engine's settings: `preset`, `steps`, `samples`, `seed`, `device`,
+                `spacing` (mm), `thickness` (mm), `axis` (0, 1, 2).
 
         Raises:
             ScoreFusionLib.logic.errors.RunError: An input or a setting does not fit the model.
         """
         from ScoreFusionLib.logic.api import make_job
 
-        own = {name: options.pop(name) for name in ("uncertainty", "reference", "all_frames") if name in options}
+        names = ("uncertainty", "reference", "change", "all_frames")
+        own = {name: options.pop(name) for name in names if name in options}
         job = make_job(slicer.mrmlScene, inputs, model, output=output, settings=options, **own)
         job.start()
         return job
@@ -214,9 +225,10 @@ class ScoreFusionTest(ScriptedLoadableModuleTest):
 
     def test_models_and_panel(self):
         """There is a model, and the parameter node keeps what it is told."""
+        had_torch = "torch" in sys.modules  # of another module, say
         logic = ScoreFusionLogic()
         parameters = logic.getParameterNode()
         parameters.preset = Preset.BEST
         assert logic.getParameterNode().preset == Preset.BEST
-        assert "torch" not in sys.modules, "the panel must not import torch"
+        assert ("torch" in sys.modules) is had_torch, "the module must not import torch"
         assert logic.models(), "no model was found beside the extension"

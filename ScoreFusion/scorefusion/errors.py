@@ -19,6 +19,10 @@ class GeometryError(VolumeError):
     """The affine, the spacing or the overlap of volumes makes no sense."""
 
 
+class DocumentError(ScoreFusionError, ValueError):
+    """A JSON or YAML file cannot be read, or holds what no such file may hold."""
+
+
 class BundleError(ScoreFusionError, ValueError):
     """A model bundle is incomplete, damaged, unsafe or made for another version."""
 

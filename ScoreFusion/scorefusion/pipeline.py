@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scorefusion.bundle.bounds import DEFAULT_UNCERTAINTY
 from scorefusion.bundle.folder import Bundle
 from scorefusion.bundle.load import Model, load_model
 from scorefusion.bundle.store import find_bundle
@@ -43,7 +44,6 @@ from scorefusion.run.restore import Restoration, restore
 from scorefusion.wording import mm
 
 Input = Volume | str | os.PathLike[str]
-DEFAULT_UNCERTAINTY = {"steps": 4, "samples": 4, "solver": "ddim", "eta": 1.0}
 
 
 @dataclass(frozen=True)

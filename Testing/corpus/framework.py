@@ -25,7 +25,15 @@ from typing import Any
 import nibabel
 import numpy as np
 
-CASE_FILES = ("cases_nifti", "cases_itk", "cases_damage", "cases_numbers", "cases_places", "cases_outputs")
+CASE_FILES = (
+    "cases_nifti",
+    "cases_itk",
+    "cases_damage",
+    "cases_numbers",
+    "cases_places",
+    "cases_outputs",
+    "cases_bundles",
+)
 USER_ERROR = 2
 TIMEOUT = 20.0  # seconds; the slowest case takes two on an idle core
 LONGEST_MESSAGE = 700  # characters: what a person reads

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import subprocess
 import sys
 import time
 
@@ -96,6 +97,18 @@ class TestProcesses:
             [shutil.which("PythonSlicer"), "-c", "import sys; print(sys.prefix)"]
         )
         assert process.communicate(timeout=60)[0].strip() == sys.prefix
+
+    @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+    def test_python_slicer_hides_how_its_child_died(self, host) -> None:
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+        process = slicer.util.launchConsoleProcess([shutil.which("PythonSlicer"), "-c", code])
+        assert process.communicate(timeout=60)[0].strip().endswith("exit abnormally - Report the problem.")
+        assert process.returncode == 1
+
+    def test_python_slicer_hands_on_exit_code_and_input(self, host) -> None:
+        code = "import sys; sys.exit(len(sys.stdin.read()))"
+        process = subprocess.run([shutil.which("PythonSlicer"), "-c", code], input=b"x" * 130, timeout=60, check=False)
+        assert process.returncode == 130
 
     def test_the_startup_environment_is_that_of_before_the_launcher(self, host) -> None:
         before = slicer.util.startupEnvironment()
@@ -194,9 +207,29 @@ class TestViews:
         manager.setLayout(5555)
         assert manager.sliceViewNames() == ("Red", "Green", "Yellow", "Left", "Right")
         assert [node.GetLayoutName() for node in manager.visible_view_nodes()] == ["Left", "Right"]
-        assert (changes, manager.layout) == ([5555], 5555)
-        size = manager.sliceWidget("Left").mrmlSliceNode().GetDimensions()
-        assert (size[0], size[1]) == (448, 580)
+        assert (changes[-1], manager.layout) == (5555, 5555)
+
+    def test_views_get_their_size_from_the_event_loop(self, host) -> None:
+        manager = slicer.app.layoutManager()
+        view = '<item><view class="vtkMRMLSliceNode" singletontag="{0}"/></item>'
+        xml = f'<layout type="horizontal">{view.format("Left")}{view.format("Right")}</layout>'
+        manager.layoutLogic().GetLayoutNode().AddLayoutDescription(5555, xml)
+        manager.setLayout(5555)
+        node = manager.sliceWidget("Left").mrmlSliceNode()
+        assert node.GetDimensions()[:2] == (256, 256)
+        host.process_events()
+        assert node.GetDimensions()[:2] == (448, 580)
+
+    def test_a_layout_that_nobody_registered_is_the_conventional_one(self, host) -> None:
+        manager = slicer.app.layoutManager()
+        manager.setLayout(4711)
+        assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+
+    def test_layout_changed_comes_with_every_modification_of_the_layout_node(self, host) -> None:
+        manager, changes = slicer.app.layoutManager(), []
+        manager.connect("layoutChanged(int)", changes.append)
+        manager.layoutLogic().GetLayoutNode().Modified()
+        assert changes == [manager.layout]
 
     def test_linked_views(self, host, volume) -> None:
         manager = slicer.app.layoutManager()
@@ -225,6 +258,19 @@ class TestPackages:
 
         slicer.util.pip_install("something")
         assert slicer.packaging.calls == [{"function": "pip_install", "requirements": "something"}]
+
+    @pytest.mark.parametrize("testing", [True, False])
+    @pytest.mark.parametrize("version", [(5, 10), (5, 12)])
+    def test_a_failed_pip_prints_its_reason_and_the_error_lacks_it(self, version, testing, capsys) -> None:
+        with Host(version=version, testing=testing) as host:
+            host.pip.lines, host.pip.returncode = ("ERROR: Could not find a version",), 1
+            ticks = []
+            qt.QTimer.singleShot(0, lambda: ticks.append(1))
+            with pytest.raises(subprocess.CalledProcessError) as caught:
+                slicer.util.pip_install(["something"])
+        assert "ERROR: Could not find a version" in capsys.readouterr().out
+        assert "Could not find" not in f"{caught.value} {caught.value.output}"
+        assert ticks  # the window lives, and takes clicks
 
     def test_slicer_before_5_12(self) -> None:
         with Host(version=(5, 10)) as host:
@@ -261,6 +307,18 @@ class TestPackages:
         assert not model.isExtensionInstalled("PyTorch")
         assert model.installExtensionFromServer("PyTorch")
         assert model.requested == ["PyTorch"]
+        assert not slicer.app.restartRequested  # testing
+
+    def test_the_extensions_manager_asks_before_and_after(self) -> None:
+        with Host(testing=False) as host:
+            model = slicer.app.extensionsManagerModel()
+            host.dialogs.expect(qt.QMessageBox.No)
+            assert not model.installExtensionFromServer("PyTorch")
+            host.dialogs.expect(qt.QMessageBox.Yes)
+            host.dialogs.expect(qt.QMessageBox.Yes)
+            assert model.installExtensionFromServer("PyTorch")
+            assert slicer.app.restartRequested
+            assert len(host.dialogs.shown) == 3
 
 
 class TestSampleData:
@@ -290,8 +348,9 @@ class TestSampleData:
 
 
 class TestDialogs:
-    def test_testing_mode_shows_no_boxes(self, host) -> None:
-        slicer.util.confirmOkCancelDisplay("not asked")
+    def test_testing_mode_shows_no_boxes_and_answers_yes(self, host) -> None:
+        assert slicer.util.confirmOkCancelDisplay("not asked")
+        assert slicer.util.confirmYesNoDisplay("not asked")
         slicer.util.errorDisplay("only logged")
         assert host.dialogs.shown == []
 
@@ -300,8 +359,10 @@ class TestDialogs:
             host.dialogs.expect(qt.QMessageBox.Cancel)
             assert slicer.util.confirmOkCancelDisplay("Really?") is False
             host.dialogs.expect(lambda box: box.button(qt.QMessageBox.Ok).click())
+            assert slicer.util.confirmOkCancelDisplay("Really?") is True
+            host.dialogs.expect(lambda box: box.button(qt.QMessageBox.Ok).click())
             slicer.util.infoDisplay("Done")
-            assert ["Really?" in host.dialogs.shown[0], "Done" in host.dialogs.shown[1]] == [True, True]
+            assert ["Really?" in host.dialogs.shown[0], "Done" in host.dialogs.shown[2]] == [True, True]
 
     def test_an_unexpected_dialog_is_an_error(self, host, monkeypatch) -> None:
         monkeypatch.setattr("slicer_host.dialogs.PATIENCE_MS", 50)

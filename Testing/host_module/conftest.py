@@ -53,7 +53,7 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         if arguments[0] != "translate":
             return real(arguments, stop_with_slicer=stop_with_slicer)
         tail = ["--stop-on-stdin-close"] if stop_with_slicer else []
-        return [sys.executable, str(FAKE_WORKER), *arguments, *tail]
+        return [engine.python_executable(), str(FAKE_WORKER), *arguments, *tail]
 
     monkeypatch.setattr(engine, "engine_command", command)
 

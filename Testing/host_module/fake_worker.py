@@ -41,7 +41,9 @@ def main() -> int:
         sys.stderr.write("Grüße aus der Bibliothek\n")
     emit(event="log", message=f"fake worker, {os.getpid()}")
     if behaviour == "error":
-        emit(event="error", kind="VolumeError", message="'input' is constant: every voxel is 0. Choose another volume.")
+        # Like the engine, it knows a volume by the path of its file alone.
+        message = f"'{options.base}' is constant: every voxel is 0. Choose another volume."
+        emit(event="error", kind="VolumeError", message=message)
         return 2
     work(10 if behaviour != "slow" else 400, 0.02)
     if behaviour == "crash":
@@ -94,8 +96,15 @@ def write_result(options: argparse.Namespace) -> None:
     if options.uncertainty is not None:
         save(np.abs(np.gradient(result, axis=axis)), fine, options.uncertainty)
     sidecar = options.output.with_suffix(".json")
-    sidecar.write_text(json.dumps({"Model": {"Id": options.model, "Sha256": "0" * 64}, "Seed": options.seed}))
-    emit(event="warning", code="fake", message="This result comes from the fake worker.")
+    warning = {"code": "fake", "message": f"'{options.base}' went through the fake worker ({options.base.name})."}
+    record = {
+        "Model": {"Id": options.model, "Sha256": "0" * 64},
+        "Seed": options.seed,
+        "Sources": {"first": {"Name": options.base.name}},
+        "Warnings": [warning],
+    }
+    sidecar.write_text(json.dumps(record))
+    emit(event="warning", **warning)
     emit(
         event="result",
         output=str(options.output),

@@ -27,6 +27,8 @@ def write_model(folder: Path, section: dict[str, Any]) -> Path:
     return folder
 
 
+# Nobody builds it; the metadata is checked all the same.
+NETWORK = {"spatial_dims": 2, "in_channels": 16, "out_channels": 1, "channels": [8, 8]}
 COMMON = {
     "format_version": 1,
     "base": "linear",
@@ -41,7 +43,7 @@ COMMON = {
                 "file": "models/plane.safetensors",
                 "planes": ["sagittal", "coronal", "axial"],
                 "conditions": ["image"],
-                "config": {},
+                "config": NETWORK,
             }
         ],
         "fusion": None,
@@ -78,7 +80,7 @@ TRANSLATION = {
                 "file": "models/plane.safetensors",
                 "planes": ["sagittal", "coronal", "axial"],
                 "conditions": ["t1", "t2"],
-                "config": {},
+                "config": NETWORK,
             }
         ],
         "fusion": None,

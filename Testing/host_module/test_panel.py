@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,45 @@ class TestOpening:
         assert content.minimumSizeHint.width() <= width
         assert content.width <= width
 
+    @pytest.mark.parametrize("scale", [1.0, 1.5], ids=["usual font", "high-DPI font"])
+    @pytest.mark.parametrize("model", ["brain-sr", "brain-t1-t2-to-flair"])
+    def test_no_text_is_cut_in_320_pixels(self, model: str, scale: float, host: Any, fake_worker: Any) -> None:
+        import qt
+        from text_fit import cut_texts
+
+        usual = qt.QApplication.font()
+        font = qt.QFont(usual)
+        font.setPointSizeF(scale * usual.pointSizeF())
+        qt.QApplication.setFont(font)
+        try:
+            thick_head()
+            widget = host.open(host.load_module(MODULE), width=320)
+            widget.panel.devices.close()  # no answer while we measure, but the longest one
+            widget.panel.devices._remember({(model, "fast"): 700.0})
+            choose_model(widget, model)
+            for name in ("understoodSection", "advancedSection", "resultSection", "logSection"):
+                getattr(widget.ui, name).collapsed = False
+            for title in ("Uncertainty over result", "What changed", "Error over result", "Result over input"):
+                widget.ui.overlaySelector.addItem(title)
+            for _settling in range(2):  # heights follow widths a round later
+                host.grab(widget, width=320)
+            assert not cut_texts(widget.ui.ScoreFusion)
+            widget.ui.applyButton.setText("Cancel a run that has a very long name indeed")  # the measure does measure
+            assert len(cut_texts(widget.ui.ScoreFusion)) == 1
+        finally:
+            qt.QApplication.setFont(usual)
+
     def test_the_log_is_closed(self, widget: Any) -> None:
         assert widget.ui.logSection.collapsed
+
+
+class TestShortTest:
+    def test_reload_and_test_passes_where_another_module_has_imported_torch(
+        self, host: Any, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+        host.load_module(MODULE)
+        slicer.selfTests["ScoreFusion"]()
 
 
 class TestApplyButton:
@@ -291,3 +329,46 @@ class TestModels:
         assert "About 48 s for a whole head on this computer." in widget.ui.presetNote.text
         widget.ui.deviceSelector.setCurrentIndex(2)
         assert widget._parameterNode.device == "cpu"
+
+
+class TestScans:
+    """Looking at all voxels takes tenths of a second in a large head: once for a volume, not at each click."""
+
+    @pytest.fixture
+    def scans(self, widget: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        from ScoreFusionLib.logic import advice
+
+        real, seen = advice.voxels_from_node, []
+        monkeypatch.setattr(advice, "voxels_from_node", lambda node: (seen.append(node.GetName()), real(node))[1])
+        return seen
+
+    @pytest.mark.parametrize("model", ["test-sr", "test-flair"])
+    def test_a_change_of_a_parameter_scans_nothing_again(self, model: str, widget: Any, scans: list[str]) -> None:
+        choose_model(widget, model)
+        choose_input(widget, next(iter(widget.panel.conditions.selectors)), thick_head("head"))
+        first = len(scans)
+        assert first > 0
+        for seed in range(5):
+            widget.ui.seedSpinBox.setValue(10 + seed)
+            widget.ui.presetSelector.setCurrentIndex(seed % 2)
+        assert len(scans) == first
+
+    def test_other_voxels_are_scanned_again(self, widget: Any, scans: list[str]) -> None:
+        choose_model(widget, "test-sr")
+        node = thick_head("head")
+        choose_input(widget, "image", node)
+        first = len(scans)
+        assert "CT" not in widget.ui.warningsLabel.text
+        voxels = slicer.util.arrayFromVolume(node)
+        voxels -= 1000
+        slicer.util.arrayFromVolumeModified(node)
+        widget.panel.refresh()
+        assert len(scans) == first + 1
+        assert "looks like a CT" in widget.ui.warningsLabel.text
+
+    def test_going_back_to_a_volume_scans_nothing(self, widget: Any, scans: list[str]) -> None:
+        choose_model(widget, "test-sr")
+        one, other = thick_head("one"), thick_head("other")
+        for node in (one, other, one, other):
+            choose_input(widget, "image", node)
+        assert scans.count("one") == scans.count("other") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import signal
 import time
@@ -27,6 +28,11 @@ def run_to_end(host: Any, widget: Any) -> Any:
     widget.ui.applyButton.click()
     host.wait_until(lambda: not widget.panel.run.is_busy, timeout=SECONDS)
     return widget.panel.run.job.result
+
+
+def worker_of(widget: Any) -> int:
+    """Process id of the worker itself; `job._worker.pid` is that of PythonSlicer, its launcher."""
+    return int(next(line for line in widget.panel.run.job.log if line.startswith("fake worker, ")).split()[-1])
 
 
 def wait_for(host: Any, widget: Any, state: str) -> None:
@@ -58,7 +64,13 @@ class TestClickThrough:
         assert not finished.ui.resultSection.collapsed
 
     def test_the_warning_of_the_engine_is_in_the_panel(self, finished: Any) -> None:
-        assert "This result comes from the fake worker." in finished.ui.warningsLabel.text
+        shown = html.unescape(finished.ui.warningsLabel.text)
+        assert "'MRHead T1' went through the fake worker (MRHead T1)." in shown  # the engine said the file's path
+
+    def test_warnings_of_a_run_are_not_shown_beside_another_input(self, host: Any, finished: Any) -> None:
+        assert "went through the fake worker" in finished.ui.warningsLabel.text
+        finished.panel.conditions.selectors["image"].setCurrentNode(thick_head("other"))
+        assert "went through the fake worker" not in finished.ui.warningsLabel.text
 
     def test_input_and_result_are_compared_in_linked_views(self, finished: Any) -> None:
         manager = slicer.app.layoutManager()
@@ -88,6 +100,48 @@ class TestClickThrough:
         finished.ui.compareButton.setChecked(False)
         assert slicer.app.layoutManager().layout != LAYOUT_ID
 
+    @pytest.mark.parametrize("size", [(400, 900), (1800, 400)])
+    def test_both_volumes_fill_their_views(self, size: tuple[int, int], host: Any, widget: Any) -> None:
+        """The views get their size after the layout was chosen: a fit before that shows a part, or a stamp."""
+        host.set_view_size(*size)
+        prepare(widget, thick_head())
+        assert run_to_end(host, widget) is not None
+        host.process_events()
+        for tag in (INPUT_VIEW, RESULT_VIEW):
+            logic = slicer.app.layoutManager().sliceWidget(tag).sliceLogic()
+            shown = logic.GetSliceNode().GetFieldOfView()
+            logic.FitSliceToAll()
+            assert shown == pytest.approx(logic.GetSliceNode().GetFieldOfView()), tag
+
+    def test_the_button_follows_the_layout_that_the_user_picks(self, host: Any, finished: Any) -> None:
+        manager = slicer.app.layoutManager()
+        manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+        host.process_events()
+        assert not finished.ui.compareButton.checked
+        assert not finished.ui.fadeContainer.enabled
+        finished.ui.compareButton.click()  # one click, not two
+        assert manager.layout == LAYOUT_ID
+        finished.ui.compareButton.click()
+        assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
+
+    def test_deleting_the_result_ends_the_comparison(self, host: Any, finished: Any) -> None:
+        slicer.mrmlScene.RemoveNode(finished.panel.run.job.result.node)
+        host.process_events()
+        assert slicer.app.layoutManager().layout != LAYOUT_ID
+        assert not finished.ui.compareButton.checked
+        assert not finished.ui.compareButton.enabled
+
+    def test_deleting_a_map_leaves_the_comparison_of_the_volumes(self, host: Any, finished: Any) -> None:
+        finished.ui.overlaySelector.setCurrentIndex(1)
+        slicer.mrmlScene.RemoveNode(finished.panel.run.job.result.uncertainty)
+        host.process_events()
+        assert [finished.ui.overlaySelector.itemText(i) for i in range(finished.ui.overlaySelector.count)] == [
+            "Result over input"
+        ]
+        composite = slicer.app.layoutManager().sliceWidget(RESULT_VIEW).sliceLogic().GetSliceCompositeNode()
+        assert "synthetic" in slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID()).GetName()
+        assert finished.ui.compareButton.checked
+
     def test_closing_the_scene_takes_the_result_from_the_panel(self, host: Any, finished: Any) -> None:
         host.close_scene()
         assert finished.ui.qualityLabel.text == "No result yet."
@@ -98,6 +152,29 @@ class TestClickThrough:
         node = finished.panel.run.job.result.node
         finished.ui.outputSelector.setCurrentNode(node)
         assert run_to_end(host, finished).node is node
+
+
+class TestSavedScene:
+    def test_a_scene_saved_while_comparing_opens_with_its_views(
+        self, models_folder: Path, fake_worker: Any, tmp_path: Path
+    ) -> None:
+        from slicer_host import Host
+
+        scene = str(tmp_path / "comparing.mrb")
+        with Host() as host:
+            widget = host.open(host.load_module(MODULE))
+            prepare(widget, thick_head())
+            assert run_to_end(host, widget) is not None
+            assert slicer.app.layoutManager().layout == LAYOUT_ID
+            assert slicer.util.saveScene(scene, {})
+        with Host() as host:  # another day; nobody has opened the module yet
+            host.load_module(MODULE)
+            slicer.util.loadScene(scene, {})
+            host.process_events()
+            manager = slicer.app.layoutManager()
+            assert [node.GetLayoutName() for node in manager.visible_view_nodes()] == [INPUT_VIEW, RESULT_VIEW]
+            composite = manager.sliceWidget(RESULT_VIEW).sliceLogic().GetSliceCompositeNode()
+            assert "synthetic" in slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID()).GetName()
 
 
 class TestCancel:
@@ -138,10 +215,11 @@ class TestCancel:
         prepare(widget, thick_head())
         widget.ui.applyButton.click()
         wait_for(host, widget, "running")
-        pid = widget.panel.run.job._worker.pid
+        pids = [widget.panel.run.job._worker.pid, worker_of(widget)]
         host.unload(module)
         time.sleep(0.2)
-        assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
+        for pid in pids:
+            assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
 
     def test_a_run_goes_on_while_another_module_is_open(self, host: Any, widget: Any, fake_worker: Any) -> None:
         prepare(widget, thick_head())
@@ -165,7 +243,7 @@ class TestFailure:
         prepare(widget, thick_head())
         widget.ui.applyButton.click()
         wait_for(host, widget, "running")
-        os.kill(widget.panel.run.job._worker.pid, signal.SIGKILL)
+        os.kill(worker_of(widget), signal.SIGKILL)
         host.wait_until(lambda: not widget.panel.run.is_busy, timeout=SECONDS)
         assert "The worker was killed from outside" in widget.ui.warningsLabel.text
         assert not widget.ui.logSection.collapsed
@@ -175,12 +253,38 @@ class TestFailure:
         assert "The worker was killed" in copied
         assert widget.ui.applyButton.enabled  # ready for another try
 
+    @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+    def test_a_crash_is_told_from_a_kill(self, host: Any, widget: Any, fake_worker: Any) -> None:
+        fake_worker("crash")
+        prepare(widget, thick_head())
+        widget.ui.applyButton.click()
+        host.wait_until(lambda: not widget.panel.run.is_busy, timeout=SECONDS)
+        assert "The worker crashed (Segmentation fault)" in widget.ui.warningsLabel.text
+        assert "last words" in widget.ui.logText.plainText
+
     def test_the_message_of_the_engine_is_shown_as_it_is(self, host: Any, widget: Any, fake_worker: Any) -> None:
         fake_worker("error")
         prepare(widget, thick_head())
         widget.ui.applyButton.click()
         host.wait_until(lambda: not widget.panel.run.is_busy, timeout=SECONDS)
         assert "is constant: every voxel is 0" in widget.ui.warningsLabel.text.replace("&#x27;", "'")
+
+    @pytest.mark.parametrize("change", ["input", "model"])
+    def test_a_failure_is_not_shown_beside_another_input_or_model(
+        self, change: str, host: Any, widget: Any, fake_worker: Any
+    ) -> None:
+        fake_worker("error")
+        prepare(widget, thick_head())
+        widget.ui.applyButton.click()
+        host.wait_until(lambda: not widget.panel.run.is_busy, timeout=SECONDS)
+        assert "is constant" in widget.ui.warningsLabel.text
+        widget.ui.seedSpinBox.setValue(5)
+        assert "is constant" in widget.ui.warningsLabel.text  # the same question still
+        if change == "input":
+            widget.panel.conditions.selectors["image"].setCurrentNode(thick_head("other"))
+        else:
+            widget.ui.modelSelector.setCurrentIndex(widget.panel.models.ids().index("test-flair"))
+        assert "is constant" not in widget.ui.warningsLabel.text
 
     def test_the_log_can_be_saved(
         self, host: Any, widget: Any, fake_worker: Any, tmp_path: Path, monkeypatch: Any

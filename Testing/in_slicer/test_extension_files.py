@@ -104,6 +104,17 @@ class TestMetadata:
         data = (ROOT / "ScoreFusion.png").read_bytes()
         assert struct.unpack(">II", data[16:24]) == (128, 128)
 
+    def test_title_description_and_readme_say_what_it_is_for(self) -> None:
+        purpose = "MRI super-resolution and translation"
+        description = re.search(r'set\(EXTENSION_DESCRIPTION "(.*?)"\)', TOP)
+        title = re.search(r'parent\.title = _\("(.*?)"\)', (MODULE / "ScoreFusion.py").read_text(encoding="utf-8"))
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        assert description is not None
+        assert title is not None
+        assert purpose in description[1]
+        assert purpose in title[1]
+        assert purpose in readme
+
     def test_there_is_no_category_in_cmake(self) -> None:
         assert "EXTENSION_CATEGORY" not in TOP
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,13 @@ import slicer.util
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE_WORKER = ROOT / "Testing" / "host_module" / "fake_worker.py"
+LAUNCHER = ROOT / "Testing" / "host" / "slicer_host" / "launcher.py"  # what PythonSlicer is: the worker is its child
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run leaves behind is looked for here, not among the files of other programs."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -66,13 +73,13 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def command(arguments: list[str], *, stop_with_slicer: bool = False) -> list[str]:
         tail = ["--stop-on-stdin-close"] if stop_with_slicer else []
-        return [sys.executable, str(FAKE_WORKER), *arguments, *tail]
+        return [sys.executable, str(LAUNCHER), str(FAKE_WORKER), *arguments, *tail]
 
     monkeypatch.setattr(engine, "engine_command", command)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "ScoreFusion")}
+    environment = engine.worker_environment
 
     def behave(how: str) -> None:
-        monkeypatch.setattr(engine, "worker_environment", lambda: {**environment, "FAKE_WORKER": how})
+        monkeypatch.setattr(engine, "worker_environment", lambda: {**environment(), "FAKE_WORKER": how})
 
     behave("ok")
     return behave
@@ -126,7 +133,7 @@ def in_process_worker(monkeypatch: pytest.MonkeyPatch, fake_worker: Any) -> None
             self.is_running = True
 
         def poll(self) -> list[dict[str, Any]]:
-            monkeypatch.setattr(sys, "argv", self._args[1:])
+            monkeypatch.setattr(sys, "argv", self._args[2:])
             module.write_result(module.read_options())
             self.is_running = False
             return [*events]

@@ -12,8 +12,8 @@ from helpers_geometry import blob, centre_of_mass, oblique_affine, rigid
 
 from ScoreFusionLib.logic.errors import RunError
 from ScoreFusionLib.logic.geometry import affine_from_node, plan_frame, world_affine
-from ScoreFusionLib.logic.job import JobInputs, TranslateJob
-from ScoreFusionLib.logic.request import TranslateRequest
+from ScoreFusionLib.logic.job import TranslateJob
+from ScoreFusionLib.logic.request import JobInputs, TranslateRequest
 
 
 def add_transform(scene: Any, matrix: np.ndarray, name: str = "T") -> Any:

@@ -15,9 +15,9 @@ import slicer
 import slicer.util
 
 from ScoreFusionLib.logic.errors import RunCancelled, RunError
-from ScoreFusionLib.logic.job import JobInputs, TranslateJob
+from ScoreFusionLib.logic.job import TranslateJob
 from ScoreFusionLib.logic.node_import import read_provenance
-from ScoreFusionLib.logic.request import TranslateRequest
+from ScoreFusionLib.logic.request import JobInputs, TranslateRequest
 from ScoreFusionLib.logic.run_state import RunState
 
 THICK = np.diag([1.0, 1.2, 4.0, 1.0])
@@ -49,6 +49,11 @@ def left_folders() -> set[Path]:
     import tempfile
 
     return set(Path(tempfile.gettempdir()).glob("ScoreFusion-*"))
+
+
+def worker_of(job: TranslateJob) -> int:
+    """Process id of the worker itself; `job._worker.pid` is its launcher's."""
+    return int(next(line for line in job.log if line.startswith("fake worker, ")).split()[-1])
 
 
 def is_alive(pid: int) -> bool:
@@ -114,7 +119,15 @@ class TestResult:
 
     def test_quality_and_warnings_come_with_the_result(self, result: Any) -> None:
         assert result.quality == {"measurement_residual_max": 0.001, "mean_uncertainty": 2.5}
-        assert result.warnings == ["This result comes from the fake worker."]
+        assert result.warnings == ["'MRHead' went through the fake worker (MRHead)."]
+
+    def test_provenance_names_the_volume_and_no_temporary_file(self, result: Any) -> None:
+        record = read_provenance(result.node)
+        assert record["Sources"]["first"]["Name"] == "MRHead"
+        assert record["Warnings"][0]["message"] == "'MRHead' went through the fake worker (MRHead)."
+        everything = result.node.GetAttribute("ScoreFusion.Provenance")
+        assert "input-" not in everything
+        assert "ScoreFusion-" not in everything
 
     def test_no_temporary_folder_is_left(self, result: Any) -> None:
         assert result.node is not None
@@ -183,10 +196,10 @@ class TestFailure:
     @pytest.mark.parametrize(
         ("behaviour", "expected"),
         [
-            ("error", "'input' is constant"),
+            ("error", "^'MRHead' is constant"),
             ("silent", "ended without a result"),
             ("no_torch", "The Python package 'torch' is missing"),
-            ("crash", r"crashed \(SIGSEGV\)"),
+            ("crash", r"crashed \(Segmentation fault\)"),
         ],
     )
     def test_the_message_says_what_happened(
@@ -213,9 +226,20 @@ class TestFailure:
         assert "last words" in caught.value.details
 
     @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
-    def test_a_worker_killed_from_outside_is_explained(
+    def test_a_worker_killed_below_its_launcher_is_explained(
         self, scene: Any, add_volume: Any, fake_worker: Any, model: Any
     ) -> None:
+        fake_worker("slow")
+        job = make_job(scene, model, head(add_volume))
+        job.start()
+        poll_until(job, RunState.RUNNING)
+        os.kill(worker_of(job), signal.SIGKILL)
+        with pytest.raises(RunError, match="ran out of memory"):
+            job.wait()
+        assert job._worker.returncode == 1  # all that the launcher tells
+
+    @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+    def test_a_killed_launcher_is_explained(self, scene: Any, add_volume: Any, fake_worker: Any, model: Any) -> None:
         fake_worker("slow")
         job = make_job(scene, model, head(add_volume))
         job.start()

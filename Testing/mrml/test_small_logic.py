@@ -17,7 +17,7 @@ from ScoreFusionLib.logic.events import EventStream
 from ScoreFusionLib.logic.nifti import read_header, read_steps, write_steps
 from ScoreFusionLib.logic.understanding import guess_contrast, understand
 
-MODULES = ["events", "request", "signal", "understanding", "wording"]
+MODULES = ["events", "naming", "request", "signal", "understanding", "wording"]
 
 
 @pytest.mark.parametrize("name", MODULES)

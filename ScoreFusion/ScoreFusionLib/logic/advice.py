@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import slicer
 
 from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic.devices import LOW_MEMORY, Device
+from ScoreFusionLib.logic.dicom import SLICE_AXIS
 from ScoreFusionLib.logic.models import Condition, ModelInfo
 from ScoreFusionLib.logic.node_export import voxels_from_node
+from ScoreFusionLib.logic.once import once_per_volume
 from ScoreFusionLib.logic.understanding import Understanding, describing_text
 
 _SAMPLES = 20_000  # voxels looked at to tell a CT
@@ -30,20 +31,21 @@ def advise(
         device: Chosen device, None while unknown.
     """
     found = [
-        ("modality", _modality(node, model)),
+        ("modality", _modality(node, model, understanding)),
         ("skull", _skull(node, model)),
         ("contrast", _contrast(model.conditions[0], contrast)),
         ("gain", _gain(model, understanding)),
         ("factor", _factor(model, understanding)),
         ("spacing", _in_plane(model, understanding)),
+        ("header", _header(understanding)),
         ("memory", _memory(device)),
     ]
     return [(code, text) for code, text in found if text]
 
 
-def _modality(node: Any, model: ModelInfo) -> str:
+def _modality(node: Any, model: ModelInfo, understanding: Understanding) -> str:
     wanted = str(model.domain.get("modality", "MR"))
-    modality = modality_of(node)
+    modality = understanding.series.modality
     if modality and wanted == "MR" and modality not in ("MR", "MRI"):
         return _("'{volume}' is of modality {modality}; this model was made for MRI. Do not trust the result.").format(
             volume=node.GetName(), modality=modality
@@ -58,9 +60,9 @@ def _modality(node: Any, model: ModelInfo) -> str:
 def _skull(node: Any, model: ModelInfo) -> str:
     if not model.domain.get("skull_stripped"):
         return ""
-    from scorefusion.run.domain import BRAIN_LITRES, litres_of_tissue
+    from scorefusion.run.domain import BRAIN_LITRES
 
-    litres = litres_of_tissue(voxels_from_node(node).T, node.GetSpacing())
+    litres = _litres_of_tissue(node)
     if litres <= BRAIN_LITRES:
         return ""
     return _(
@@ -104,6 +106,21 @@ def _in_plane(model: ModelInfo, understanding: Understanding) -> str:
     )
 
 
+def _header(understanding: Understanding) -> str:
+    series, spacing = understanding.series, understanding.spacing[SLICE_AXIS]
+    if series.distance is not None and abs(series.distance - spacing) > 0.02 * spacing:
+        return _(
+            "The DICOM header says {header:.3g} mm between slices, the volume has {volume:.3g} mm. Check that no slice "
+            "is missing."
+        ).format(header=series.distance, volume=spacing)
+    if series.thickness is not None and understanding.thick_axis == SLICE_AXIS and not understanding.header_thickness:
+        return _(
+            "The DICOM header says that slices {spacing:.3g} mm apart are {thickness:g} mm thick. That is not used; "
+            "give the slice thickness yourself if you know it."
+        ).format(spacing=spacing, thickness=series.thickness)
+    return ""
+
+
 def _memory(device: Device | None) -> str:
     if device is None or not device.free or device.free >= LOW_MEMORY:
         return ""
@@ -112,21 +129,27 @@ def _memory(device: Device | None) -> str:
     ).format(free=device.free / (1 << 30))
 
 
-def modality_of(node: Any) -> str:
-    """Return the DICOM modality of a volume, found on its item in the hierarchy or above; empty if it has none."""
-    direct = node.GetAttribute("DICOM.Modality")
-    if direct:
-        return str(direct)
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
-    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
-    return str(hierarchy.GetItemAttribute(item, "DICOM.Modality") or "") if item else ""
-
-
 def _looks_like_ct(node: Any) -> bool:
     if " ct" in f" {describing_text(node).lower()}":
         return True
+    return _darkest(node) < _CT_AIR
+
+
+# The next two look at all voxels, which takes tenths of a second in a large head.
+
+
+@once_per_volume
+def _litres_of_tissue(node: Any) -> float:
+    from scorefusion.run.domain import litres_of_tissue
+
+    return litres_of_tissue(voxels_from_node(node).T, node.GetSpacing())
+
+
+@once_per_volume
+def _darkest(node: Any) -> float:
+    """Return the 5th percentile of an even sample of the voxels."""
     voxels = voxels_from_node(node).reshape(-1)
-    return bool(np.percentile(voxels[:: max(1, voxels.size // _SAMPLES)], 5) < _CT_AIR)
+    return float(np.percentile(voxels[:: max(1, voxels.size // _SAMPLES)], 5))
 
 
 def _range(value: Any) -> tuple[float, float] | None:

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ScoreFusionLib.i18n import tr as _
+from ScoreFusionLib.logic.dicom import SLICE_AXIS
 from ScoreFusionLib.logic.errors import RunError
-from ScoreFusionLib.logic.job import JobInputs, TranslateJob
+from ScoreFusionLib.logic.geometry import affine_from_node
+from ScoreFusionLib.logic.job import TranslateJob
 from ScoreFusionLib.logic.models import ModelInfo, find_model
-from ScoreFusionLib.logic.request import TranslateRequest
+from ScoreFusionLib.logic.request import JobInputs, TranslateRequest
+from ScoreFusionLib.logic.understanding import understand_node
 
 
 def make_job(
@@ -21,6 +24,7 @@ def make_job(
     output: Any | None = None,
     uncertainty: Any | bool = False,
     reference: Any | None = None,
+    change: bool = False,
     all_frames: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> TranslateJob:
@@ -32,18 +36,25 @@ def make_job(
         model: Id, title or folder of a model.
         output, uncertainty: Nodes to fill; `uncertainty=True` makes a new one.
         reference: Volume to compare the result with.
+        change: Also make a map of result minus input.
         all_frames: Process all frames of a sequence.
         settings: Fields of `TranslateRequest` other than `model` and `uncertainty`.
 
     Raises:
-        RunError: An input is missing or superfluous, or a setting is unknown.
+        RunError: An input is missing or superfluous, a setting is unknown, or a change map means nothing here.
     """
     info = find_model(model)
+    if change and not info.keeps_contrast:
+        msg = _(
+            "The model '{model}' makes another contrast: result minus input would mean nothing. Leave out the map of "
+            "what changed."
+        ).format(model=info.id)
+        raise RunError(msg)
     volumes = match_inputs(info, inputs)
     wants_map = uncertainty is not None and uncertainty is not False
-    request = _request(info, settings or {}, wants_map)
+    request = _request(info, {**(settings or {}), **_from_header(info, volumes, settings or {})}, wants_map)
     node = uncertainty if wants_map and uncertainty is not True else None
-    job_inputs = JobInputs(volumes, output=output, uncertainty=node, reference=reference, all_frames=all_frames)
+    job_inputs = JobInputs(volumes, output, node, reference, change=change, all_frames=all_frames)
     return TranslateJob(scene, job_inputs, request, info)
 
 
@@ -68,6 +79,16 @@ def match_inputs(model: ModelInfo, inputs: Any | Mapping[str, Any]) -> dict[str,
         )
         raise RunError(msg)
     return {name: given[name] for name in names if given.get(name) is not None}
+
+
+def _from_header(model: ModelInfo, volumes: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the slice thickness that DICOM tells of the base, as settings, where the caller does not give one."""
+    base = next(iter(volumes.values()))
+    is_told = settings.get("thickness") is not None or settings.get("axis") not in (None, SLICE_AXIS)
+    if model.task != "super_resolution" or is_told or base.GetImageData() is None:
+        return {}
+    thickness = understand_node(base, affine_from_node(base), model.spacing).header_thickness
+    return {} if thickness is None else {"thickness": thickness, "axis": SLICE_AXIS}
 
 
 def _request(model: ModelInfo, settings: Mapping[str, Any], wants_map: bool) -> TranslateRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import qt
 import slicer
 
 LAYOUT_ID = 5730  # any number that no other extension uses; Slicer's own end at 503
@@ -11,20 +12,28 @@ INPUT_VIEW = "ScoreFusionInput"
 RESULT_VIEW = "ScoreFusionResult"
 _VIEW_GROUP = 57  # linked with each other, not with Red, Green and Yellow
 _VIEW = """<item splitSize="500"><view class="vtkMRMLSliceNode" singletontag="{tag}">
-  <property name="orientation" action="default">{orientation}</property>
+  <property name="orientation" action="default">Axial</property>
   <property name="viewlabel" action="default">{label}</property>
   <property name="viewcolor" action="default">{color}</property>
   <property name="viewgroup" action="default">{group}</property>
 </view></item>"""
 
 
-def layout_description(orientation: str) -> str:
+def layout_description() -> str:
     """Return the layout: the input on the left, the result on the right."""
     views = [
-        _VIEW.format(tag=INPUT_VIEW, label="In", color="#6F8FAF", orientation=orientation, group=_VIEW_GROUP),
-        _VIEW.format(tag=RESULT_VIEW, label="SF", color="#E0A030", orientation=orientation, group=_VIEW_GROUP),
+        _VIEW.format(tag=INPUT_VIEW, label="In", color="#6F8FAF", group=_VIEW_GROUP),
+        _VIEW.format(tag=RESULT_VIEW, label="SF", color="#E0A030", group=_VIEW_GROUP),
     ]
     return f'<layout type="horizontal" split="true">{"".join(views)}</layout>'
+
+
+def register_layout() -> None:
+    """Make the layout known. At Slicer's start: a scene that was saved with it shows nothing where it is unknown."""
+    manager = layout_manager()
+    if manager is not None:
+        # Slicer refuses a number that is known already, and nothing changes then.
+        manager.layoutLogic().GetLayoutNode().AddLayoutDescription(LAYOUT_ID, layout_description())
 
 
 def orientation_for(thick_axis_name: str | None) -> str:
@@ -54,7 +63,7 @@ class CompareView:
         """Show both volumes, the result opaque over the input in the right view."""
         if self._manager is None:
             return
-        self._register(orientation)
+        register_layout()  # a module that was loaded later has missed the start
         if not self.is_shown:
             self._layout_before = self._manager.layout
             self._manager.setLayout(LAYOUT_ID)
@@ -67,7 +76,7 @@ class CompareView:
             composite.SetForegroundVolumeID(result_node.GetID() if tag == RESULT_VIEW else None)
             composite.SetForegroundOpacity(1.0 if tag == RESULT_VIEW else 0.0)
             logic.GetSliceNode().SetOrientation(orientation)
-            logic.FitSliceToAll()
+        qt.QTimer.singleShot(0, self._fit)
 
     def fade(self, share: float) -> None:
         """Blend the right view: 0 shows the input, 1 the result (or the map) alone."""
@@ -88,18 +97,16 @@ class CompareView:
         if self.is_shown and self._layout_before is not None:
             self._manager.setLayout(self._layout_before)
 
+    def _fit(self) -> None:
+        """Let the volumes fill their views; from the event loop, where new views get their size."""
+        if self.is_shown:
+            for tag in (INPUT_VIEW, RESULT_VIEW):
+                self._manager.sliceWidget(tag).sliceLogic().FitSliceToAll()
+
     def _composite(self, tag: str) -> Any | None:
         if not self.is_shown or self._manager.sliceWidget(tag) is None:
             return None
         return self._manager.sliceWidget(tag).sliceLogic().GetSliceCompositeNode()
-
-    def _register(self, orientation: str) -> None:
-        node = self._manager.layoutLogic().GetLayoutNode()
-        description = layout_description(orientation)
-        if node.IsLayoutDescription(LAYOUT_ID):
-            node.SetLayoutDescription(LAYOUT_ID, description)
-        else:
-            node.AddLayoutDescription(LAYOUT_ID, description)
 
 
 def layout_manager() -> Any | None:

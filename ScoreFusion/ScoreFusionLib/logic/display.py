@@ -23,6 +23,11 @@ _ANCHORS = np.array(
         (0.99, 1.0, 0.64),
     ]
 )
+CHANGE_COLORS = "ScoreFusion change"
+# Blue below, orange above, dark where nothing changed: the two sides differ for colour-blind eyes too.
+_DIVERGING = np.array(
+    [(0.55, 0.85, 1.0), (0.10, 0.45, 0.85), (0.02, 0.02, 0.03), (0.85, 0.40, 0.05), (1.0, 0.88, 0.55)]
+)
 
 
 def show_like(node: Any, image: vtk.vtkImageData, source: Any | None) -> None:
@@ -60,6 +65,22 @@ def show_as_map(node: Any, image: vtk.vtkImageData, title: str, units: str) -> N
     add_legend(node, f"{title} ({units})" if units else title)
 
 
+def show_as_change(node: Any, image: vtk.vtkImageData, title: str, units: str) -> None:
+    """Give a map of differences its diverging colours, zero in the middle, and a legend.
+
+    Args:
+        node: Scalar volume node without voxels yet.
+        image: Its voxels, of both signs.
+        title: Title of the legend.
+        units: Written below the title.
+    """
+    display = _display_node(node)
+    display.SetAndObserveColorNodeID(_color_table(node.GetScene(), CHANGE_COLORS, _DIVERGING).GetID())
+    largest = max(*(abs(value) for value in percentiles(image, (0.25, 99.75))), 1e-6)
+    _set_window(display, 2.0 * largest, 0.0)
+    add_legend(node, f"{title} ({units})")
+
+
 def add_legend(node: Any, title: str = "") -> None:
     """Give a map its colour legend, shown in every view that shows the map; an older one is replaced.
 
@@ -91,15 +112,21 @@ def renew_legend(node: Any) -> None:
 
 def uncertainty_colors(scene: Any) -> Any:
     """Return the colour table of our maps, made at the first call and saved with the scene."""
-    found = scene.GetFirstNodeByName(UNCERTAINTY_COLORS)
+    return _color_table(scene, UNCERTAINTY_COLORS, _ANCHORS)
+
+
+def _color_table(scene: Any, name: str, anchors: NDArray[np.float64]) -> Any:
+    """Return a colour table of the scene by name, made of (n, 3) anchors in [0, 1] if it is not there."""
+    found = scene.GetFirstNodeByName(name)
     if found is not None and found.IsA("vtkMRMLColorTableNode"):
         return found
-    table = scene.AddNewNodeByClass("vtkMRMLColorTableNode", UNCERTAINTY_COLORS)
+    table = scene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
     table.SetTypeToUser()
     table.SetNumberOfColors(256)
     table.SetAttribute("Category", "ScoreFusion")
     steps = np.linspace(0.0, 1.0, 256)
-    channels = [np.interp(steps, np.linspace(0.0, 1.0, len(_ANCHORS)), _ANCHORS[:, channel]) for channel in range(3)]
+    places = np.linspace(0.0, 1.0, len(anchors))
+    channels = [np.interp(steps, places, anchors[:, channel]) for channel in range(3)]
     for index in range(256):
         table.SetColor(index, f"{index}", *(float(channel[index]) for channel in channels), 1.0)
     return table

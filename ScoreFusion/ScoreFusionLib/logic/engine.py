@@ -49,6 +49,7 @@ def worker_environment() -> dict[str, str]:
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     environment["PYTHONIOENCODING"] = "utf-8"  # user names with accents
     environment["PYTHONUNBUFFERED"] = "1"
+    environment["PYTHONFAULTHANDLER"] = "1"  # a crash leaves its name in the log; see failure.py
     return environment
 
 

@@ -11,24 +11,25 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic import engine, failure
+from ScoreFusionLib.logic.dicom import read_series
 from ScoreFusionLib.logic.errors import RunCancelled, RunError
 from ScoreFusionLib.logic.events import Event
 from ScoreFusionLib.logic.geometry import Frame, affine_from_node, plan_frame, world_affine
 from ScoreFusionLib.logic.models import ModelInfo
+from ScoreFusionLib.logic.naming import Naming
 from ScoreFusionLib.logic.node_export import export_steps, voxels_from_node
 from ScoreFusionLib.logic.node_import import load_steps
-from ScoreFusionLib.logic.request import RunFiles, TranslateRequest, command_arguments
-from ScoreFusionLib.logic.results import Image, JobResult, place_results
+from ScoreFusionLib.logic.request import JobInputs, RunFiles, TranslateRequest, command_arguments
+from ScoreFusionLib.logic.results import Image, JobResult, mean_of, place_results, read_record
 from ScoreFusionLib.logic.run_state import RunState
 from ScoreFusionLib.logic.sequences import frame_nodes
 from ScoreFusionLib.logic.signal import Signal
@@ -49,24 +50,6 @@ class Progress:
     seconds_left: float | None = None
 
 
-@dataclass(frozen=True)
-class JobInputs:
-    """The nodes of a run.
-
-    Attributes:
-        volumes: Condition name to volume node, the base first.
-        output, uncertainty: Nodes to fill; None makes new ones.
-        reference: Volume to compare the result with, if any.
-        all_frames: Process every frame of a sequence instead of the current one.
-    """
-
-    volumes: Mapping[str, Any]
-    output: Any | None = None
-    uncertainty: Any | None = None
-    reference: Any | None = None
-    all_frames: bool = False
-
-
 @dataclass
 class _Collected:
     """What the frames of a run have given so far."""
@@ -74,6 +57,7 @@ class _Collected:
     results: list[Image] = field(default_factory=list)
     uncertainties: list[Image] = field(default_factory=list)
     errors: list[Image] = field(default_factory=list)
+    changes: list[Image] = field(default_factory=list)
     qualities: list[dict[str, Any]] = field(default_factory=list)
     provenances: list[dict[str, Any]] = field(default_factory=list)
 
@@ -99,6 +83,7 @@ class TranslateJob:
         self._timer: Any = None
         self._loop: Any = None
         self._observer: int | None = None
+        self._naming = Naming()
         self._steps: Steps = _nothing()
         self._in_poll = False
 
@@ -176,8 +161,8 @@ class TranslateJob:
             files = yield from self._export(volumes, frame)
             event = yield from self._work(self._command(files), f"{index + 1}/{len(frames)}")
             collected.qualities.append(dict(event.get("quality") or {}))
-            collected.provenances.append(_read_json(event.get("provenance"), files.output))
-            if reference is not None:
+            collected.provenances.append(self._naming(read_record(event.get("provenance"), files.output)))
+            if reference is not None or self._inputs.change:
                 yield from self._compare(files, reference, collected)
             yield from self._load(files, collected)
         self._enter(RunState.IMPORTING)
@@ -187,8 +172,8 @@ class TranslateJob:
             self._inputs,
             self._model,
             frame,
-            images=(collected.results, collected.uncertainties, collected.errors),
-            quality=_mean_of(collected.qualities),
+            images=(collected.results, collected.uncertainties, collected.errors, collected.changes),
+            quality=mean_of(collected.qualities),
             provenance=self._provenance(collected.provenances[-1], frame),
         )
         self.result.warnings.extend(self.warnings)
@@ -224,6 +209,7 @@ class TranslateJob:
             uncertainty=folder / "uncertainty.nii" if self._request.uncertainty else None,
         )
         for name, node in volumes.items():
+            self._naming.learn(files.inputs[name], self._inputs.volumes[name].GetName())
             self.progressed.emit(Progress(0.0, _("reading '{volume}'").format(volume=node.GetName())))
             # A frame of a sequence may lie elsewhere than the volume which shows it; the transform is the same.
             shown = self._inputs.volumes[name]
@@ -242,6 +228,7 @@ class TranslateJob:
             )
             raise RunError(msg)
         path = self._require_folder() / "reference.nii"
+        self._naming.learn(path, node.GetName())
         yield from self._unless_cancelled(export_steps(node, affine, path))
         return path
 
@@ -260,6 +247,7 @@ class TranslateJob:
             raise RunError(msg) from problem
         while self._worker.is_running:
             for event in self._worker.poll():
+                event = event if event["event"] == "result" else self._naming(event)
                 result = event if event["event"] == "result" else result
                 error = event if event["event"] == "error" else error
                 self._hear(event, frame_label)
@@ -268,15 +256,22 @@ class TranslateJob:
         if self.state is RunState.CANCELLING:
             raise RunCancelled
         if result is None or error is not None or self._worker.returncode != 0:
-            raise failure.explain(self._worker.returncode or 0, error, self._worker.tail)
+            raise failure.explain(self._worker.returncode or 0, error, self._naming(self._worker.tail))
         return result
 
-    def _compare(self, files: RunFiles, reference: Path, collected: _Collected) -> Steps:
-        error_map = files.output.with_name("error.nii")
-        script = ["-m", "ScoreFusionLib.logic.quality", "--result", str(files.output), "--reference", str(reference)]
-        event = yield from self._work([engine.python_executable(), *script, "--error-map", str(error_map)], "")
-        collected.qualities[-1]["reference"] = event.get("quality", {})
-        collected.errors.append((yield from self._read(error_map)))
+    def _compare(self, files: RunFiles, reference: Path | None, collected: _Collected) -> Steps:
+        command = [engine.python_executable(), "-m", "ScoreFusionLib.logic.quality", "--result", str(files.output)]
+        change_map, error_map = files.output.with_name("change.nii"), files.output.with_name("error.nii")
+        if self._inputs.change:
+            command += ["--input", str(next(iter(files.inputs.values()))), "--change-map", str(change_map)]
+        if reference is not None:
+            command += ["--reference", str(reference), "--error-map", str(error_map)]
+        event = yield from self._work(command, "")
+        if self._inputs.change:
+            collected.changes.append((yield from self._read(change_map)))
+        if reference is not None:
+            collected.qualities[-1]["reference"] = event.get("quality") or {}
+            collected.errors.append((yield from self._read(error_map)))
 
     def _load(self, files: RunFiles, collected: _Collected) -> Steps:
         collected.results.append((yield from self._read(files.output)))
@@ -330,7 +325,11 @@ class TranslateJob:
     def _provenance(self, engine_record: dict[str, Any], frame: Frame) -> dict[str, Any]:
         names = {name: node.GetName() for name, node in self._inputs.volumes.items()}
         space = "world" if frame.transform_id is None else "below the input's transform"
-        return {**engine_record, "Slicer": {"Inputs": names, "Space": space, "Frames": len(self._frames())}}
+        ours: dict[str, Any] = {"Inputs": names, "Space": space, "Frames": len(self._frames())}
+        series = {name: read_series(node).record() for name, node in self._inputs.volumes.items()}
+        if any(series.values()):
+            ours["Dicom"] = series
+        return {**engine_record, "Slicer": ours}
 
     def _require_folder(self) -> Path:
         if self._folder is None:
@@ -404,28 +403,3 @@ def _temporary_root() -> str | None:
     application = getattr(slicer, "app", None)
     path = getattr(application, "temporaryPath", None)
     return path if isinstance(path, str) and Path(path).is_dir() else None
-
-
-def _read_json(path: object, output: Path) -> dict[str, Any]:
-    import json
-
-    sidecar = Path(str(path)) if path else output.with_suffix(".json")
-    try:
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _mean_of(qualities: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures of a run: those of its only frame, or the mean over the frames."""
-    mean: dict[str, Any] = {}
-    for key, value in qualities[0].items():
-        if isinstance(value, dict):
-            mean[key] = _mean_of([quality.get(key, {}) or value for quality in qualities])
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            values: NDArray[np.float64] = np.array([float(quality.get(key, value)) for quality in qualities])
-            mean[key] = float(values.mean())
-        else:
-            mean[key] = value
-    return mean

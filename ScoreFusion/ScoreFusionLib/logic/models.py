@@ -141,7 +141,7 @@ def list_models() -> list[Listed]:
 
 
 def find_model(name: str) -> ModelInfo:
-    """Return a model by its id, its title or its folder.
+    """Return a model by its id, its title or its folder, as `scorefusion.bundle.find_bundle` finds it.
 
     Raises:
         RunError: There is none, or it cannot be used; the message names the nearest ones.
@@ -149,13 +149,13 @@ def find_model(name: str) -> ModelInfo:
     from scorefusion.bundle.store import find_bundle
     from scorefusion.errors import ScoreFusionError
 
-    for listed in list_models():
-        if listed.info is not None and name in (listed.id, listed.title):
-            return listed.info
     try:
         bundle = find_bundle(name)
     except ScoreFusionError as error:
         raise RunError(str(error)) from error
+    for listed in list_models():
+        if listed.info is not None and listed.info.folder == bundle.folder:
+            return listed.info
     return ModelInfo.from_metadata(str(bundle.folder), bundle.folder, bundle.metadata, is_shipped=False)
 
 

@@ -81,7 +81,7 @@ def write_provenance(node: Any, provenance: Mapping[str, Any], *, role: str) -> 
     Args:
         node: Result, uncertainty or error map.
         provenance: The engine's record of the run.
-        role: `result`, `uncertainty` or `error`.
+        role: `result`, `uncertainty`, `error` or `change`.
     """
     for key, value in _leaves(provenance).items():
         node.SetAttribute(ATTRIBUTE_PREFIX + key, value)

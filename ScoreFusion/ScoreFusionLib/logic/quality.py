@@ -1,7 +1,7 @@
-"""Compare a result with a reference volume. Runs in a worker: `python -m ScoreFusionLib.logic.quality`.
+"""Compare a result with its input or with a reference. Runs in a worker: `python -m ScoreFusionLib.logic.quality`.
 
-The arithmetic is the engine's; this file reads two volumes, brings the reference onto the grid of the result, and
-writes the figures as one JSON line and the error map as a volume. It imports neither slicer nor qt.
+The arithmetic is the engine's; this file reads the volumes, brings them onto the grid of the result, and writes the
+figures as one JSON line and the maps as volumes. It imports neither slicer nor qt.
 """
 
 from __future__ import annotations
@@ -57,21 +57,44 @@ def compare(result: Path, reference: Path, error_map: Path | None) -> dict[str, 
     return {**{name: float(getattr(scores, name)) for name in names}, "brain": region.how}
 
 
+def write_change(result: Path, base: Path, change_map: Path) -> None:
+    """Write what a model changed: result minus the linearly interpolated input. No measure of error: nobody knows it.
+
+    Args:
+        result, base: Volumes of one contrast and one world.
+        change_map: Where to write the difference, signed, on the result's grid, in the input's units.
+
+    Raises:
+        scorefusion.errors.ScoreFusionError: A volume cannot be used.
+    """
+    from scorefusion.imaging.files import read_volume, write_volume
+    from scorefusion.imaging.volume import resample
+
+    sharp = read_volume(result)
+    write_volume(sharp.with_data(sharp.data - resample(read_volume(base), sharp.grid).data), change_map)
+
+
 def main(arguments: list[str]) -> int:
-    """Run one comparison; returns the exit code."""
+    """Make what is asked for; returns the exit code."""
     parser = argparse.ArgumentParser(prog=MODULE)
     parser.add_argument("--result", type=Path, required=True)
-    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--reference", type=Path)
     parser.add_argument("--error-map", type=Path)
+    parser.add_argument("--input", type=Path)
+    parser.add_argument("--change-map", type=Path)
     options = parser.parse_args(arguments)
     from scorefusion.errors import ScoreFusionError
 
+    quality = None
     try:
-        quality = compare(options.result, options.reference, options.error_map)
+        if options.input is not None:
+            write_change(options.result, options.input, options.change_map)
+        if options.reference is not None:
+            quality = compare(options.result, options.reference, options.error_map)
     except ScoreFusionError as error:
         _write({"event": "error", "kind": type(error).__name__, "message": str(error)})
         return 2
-    _write({"event": "result", "output": str(options.error_map or ""), "quality": quality})
+    _write({"event": "result", "quality": quality})
     return 0
 
 

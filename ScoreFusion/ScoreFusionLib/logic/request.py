@@ -1,9 +1,11 @@
-"""What the user asks for, in one frozen value, and how it reads on the worker's command line."""
+"""What the user asks for, nodes and settings, and how it reads on the worker's command line."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,26 @@ class TranslateRequest:
     thickness: float | None = None
     axis: int | None = None
     uncertainty: bool = False
+
+
+@dataclass(frozen=True)
+class JobInputs:
+    """The nodes of a run.
+
+    Attributes:
+        volumes: Condition name to volume node, the base first.
+        output, uncertainty: Nodes to fill; None makes new ones.
+        reference: Volume to compare the result with, if any.
+        change: Also make a map of result minus input; for models that keep the contrast.
+        all_frames: Process every frame of a sequence instead of the current one.
+    """
+
+    volumes: Mapping[str, Any]
+    output: Any | None = None
+    uncertainty: Any | None = None
+    reference: Any | None = None
+    change: bool = False
+    all_frames: bool = False
 
 
 @dataclass(frozen=True)

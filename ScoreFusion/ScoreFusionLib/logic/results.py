@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import slicer
 import vtk
 from numpy.typing import NDArray
 
 from ScoreFusionLib.i18n import tr as _
-from ScoreFusionLib.logic import display, node_import
+from ScoreFusionLib.logic import dicom, display, node_import
 from ScoreFusionLib.logic.geometry import Frame
 from ScoreFusionLib.logic.models import ModelInfo
+from ScoreFusionLib.logic.request import JobInputs
 from ScoreFusionLib.logic.sequences import SequenceOfResults
-
-if TYPE_CHECKING:
-    from ScoreFusionLib.logic.job import JobInputs
 
 Image = tuple[vtk.vtkImageData, "NDArray"]  # voxels, and affine to the frame of the run
 
@@ -28,7 +28,7 @@ class JobResult:
 
     Attributes:
         node: Result volume.
-        uncertainty, error_map: Volumes, None if not asked for.
+        uncertainty, error_map, change_map: Volumes, None if not asked for.
         sequences: The sequence nodes made for a 4D input.
         quality: The engine's figures; `reference` holds those against the reference volume.
         provenance: The engine's record.
@@ -39,6 +39,7 @@ class JobResult:
     node: Any
     uncertainty: Any | None = None
     error_map: Any | None = None
+    change_map: Any | None = None
     sequences: list[Any] = field(default_factory=list)
     quality: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -52,19 +53,19 @@ def place_results(
     model: ModelInfo,
     frame: Frame,
     *,
-    images: tuple[list[Image], list[Image], list[Image]],
+    images: tuple[list[Image], list[Image], list[Image], list[Image]],
     quality: dict[str, Any],
     provenance: dict[str, Any],
 ) -> Generator[Any, None, JobResult]:
-    """Add the result, the uncertainty and the error map to the scene; a generator that returns a `JobResult`.
+    """Add the result, uncertainty, error map and change map to the scene; a generator that returns a `JobResult`.
 
     Args:
-        images: For each of the three, one image per frame; an empty list leaves it out.
+        images: For each of the four, one image per frame; an empty list leaves it out.
     """
-    results, uncertainties, errors = images
+    results, uncertainties, errors, changes = images
     base = next(iter(inputs.volumes.values()))
     name = node_import.result_name(base.GetName(), model.result_label)
-    placer = _Placer(scene, base, frame.transform_id, provenance)
+    placer = _Placer(scene, base, frame.transform_id, provenance, model.result_label)
 
     node = node_import.volume_node(scene, name, inputs.output)
     display.show_like(node, results[0][0], base if model.keeps_contrast else None)
@@ -79,6 +80,10 @@ def place_results(
         done.error_map = node_import.volume_node(scene, _("{name} - error").format(name=node.GetName()), None)
         display.show_as_map(done.error_map, errors[0][0], _("Error"), "")
         yield from placer.place(done.error_map, errors, "error")
+    if changes:
+        done.change_map = node_import.volume_node(scene, _("{name} - what changed").format(name=node.GetName()), None)
+        display.show_as_change(done.change_map, changes[0][0], _("Result minus input"), _("input units"))
+        yield from placer.place(done.change_map, changes, "change")
     done.sequences = placer.sequences
     return done
 
@@ -86,18 +91,20 @@ def place_results(
 class _Placer:
     """Fills nodes and puts them beside the input."""
 
-    def __init__(self, scene: Any, base: Any, transform_id: str | None, provenance: dict[str, Any]) -> None:
+    def __init__(self, scene: Any, base: Any, transform_id: str | None, provenance: dict[str, Any], label: str) -> None:
         self.sequences: list[Any] = []
         self._scene = scene
         self._base = base
         self._transform_id = transform_id
         self._provenance = provenance
+        self._label = label
 
     def place(self, node: Any, images: list[Image], role: str) -> Iterator[None]:
         """Fill `node` with the only image, or make a sequence of all of them which `node` shows."""
         node_import.fill_node(node, *images[0], self._transform_id)
         node_import.write_provenance(node, self._provenance, role=role)
         node_import.place_beside(node, self._base)
+        dicom.describe_result(node, self._base, self._label if role == "result" else role)
         yield
         if len(images) == 1:
             return
@@ -111,3 +118,26 @@ class _Placer:
             yield
         sequence.browse(node)
         self.sequences.append(sequence.node)
+
+
+def read_record(path: object, output: Path) -> dict[str, Any]:
+    """Return the worker's provenance record: of the file that it named, else beside its output; empty without one."""
+    sidecar = Path(str(path)) if path else output.with_suffix(".json")
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def mean_of(qualities: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of a run: those of its only frame, or the mean over the frames."""
+    mean: dict[str, Any] = {}
+    for key, value in qualities[0].items():
+        if isinstance(value, dict):
+            mean[key] = mean_of([quality.get(key, {}) or value for quality in qualities])
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            mean[key] = sum(float(quality.get(key, value)) for quality in qualities) / len(qualities)
+        else:
+            mean[key] = value
+    return mean

@@ -60,9 +60,9 @@ class ThickAxis(enum.Enum):
         """Return the text of the menu."""
         return {
             ThickAxis.AUTO: _("As read above"),
-            ThickAxis.LEFT_RIGHT: _("Left to right (sagittal slices)"),
-            ThickAxis.BACK_FRONT: _("Back to front (coronal slices)"),
-            ThickAxis.BOTTOM_TOP: _("Bottom to top (axial slices)"),
+            ThickAxis.LEFT_RIGHT: _("Left to right (sagittal)"),
+            ThickAxis.BACK_FRONT: _("Back to front (coronal)"),
+            ThickAxis.BOTTOM_TOP: _("Bottom to top (axial)"),
         }[self]
 
     def voxel_axis(self, understanding: Understanding) -> int | None:

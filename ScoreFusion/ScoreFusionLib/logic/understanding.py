@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ScoreFusionLib.i18n import tr as _
+from ScoreFusionLib.logic.dicom import SLICE_AXIS, Series, read_series
 
+_BELIEVED = (0.1, 3.0)  # slice thickness of a header, as a share of the distance between the slices
 COARSE_RATIO = 1.25  # an axis is worth refining if its spacing is this much above the target's
 CONTRASTS = ("t1", "t1ce", "t2", "flair", "pd")
 _CONTRAST_WORDS = (
@@ -33,7 +35,8 @@ class Understanding:
         axis_names: For each voxel axis the body axis closest to it, e.g. `bottom-top`.
         thick_axis: Voxel axis with the coarsest sampling, None if no axis is coarse.
         factor: Along the thick axis, input spacing by target spacing; 1.0 without one.
-        contrast: `t1`, `t2`, ... or None if the name does not tell.
+        contrast: `t1`, `t2`, ... or None if neither name nor header tells.
+        series: What DICOM says.
     """
 
     spatial_shape: tuple[int, int, int]
@@ -42,6 +45,29 @@ class Understanding:
     thick_axis: int | None
     factor: float
     contrast: str | None
+    series: Series = field(default_factory=Series)
+
+    @property
+    def header_thickness(self) -> float | None:
+        """Slice thickness in mm along the thick axis as DICOM tells it; None if it does not, or beyond belief."""
+        thickness = self.series.thickness
+        if thickness is None or self.thick_axis != SLICE_AXIS:
+            return None
+        low, high = (share * self.spacing[SLICE_AXIS] for share in _BELIEVED)
+        return thickness if low <= thickness <= high else None
+
+    def describe_series(self) -> str:
+        """Return e.g. `slices 3 mm thick, 4 mm apart; 1.5 T`; empty if DICOM tells nothing of these."""
+        parts = []
+        if self.header_thickness is not None:
+            parts.append(
+                _("slices {thickness:g} mm thick, {distance:.3g} mm apart").format(
+                    thickness=self.header_thickness, distance=self.spacing[SLICE_AXIS]
+                )
+            )
+        if self.series.field is not None:
+            parts.append(_("{field:g} T").format(field=self.series.field))
+        return "; ".join(parts)
 
     def describe_grid(self) -> str:
         """Return e.g. `256 x 256 x 30 voxels of 1.00 x 1.00 x 5.00 mm`."""
@@ -102,15 +128,14 @@ def understand_node(node: Any, affine: NDArray[np.float64], target_spacing: tupl
     """Read a volume node that holds voxels; `affine` is that of the run's frame."""
     size = node.GetImageData().GetDimensions()
     target = None if target_spacing is None else (target_spacing[0], target_spacing[1], target_spacing[2])
-    return understand(affine, tuple(size), target_spacing=target, description=describing_text(node))
+    found = understand(affine, tuple(size), target_spacing=target, description=describing_text(node))
+    return replace(found, series=read_series(node))
 
 
 def describing_text(node: Any) -> str:
-    """Return all that the scene says about a volume: its name and, from DICOM, series and modality."""
-    words = [node.GetName() or ""]
-    for attribute in ("DICOM.SeriesDescription", "DICOM.Modality", "DICOM.ProtocolName"):
-        words.append(node.GetAttribute(attribute) or "")
-    return " ".join(words)
+    """Return all words that may tell the contrast: the volume's name and, from DICOM, series, protocol, modality."""
+    series = read_series(node)
+    return " ".join([node.GetName() or "", series.description, series.protocol, series.modality])
 
 
 def _body_axes(directions: NDArray[np.float64]) -> tuple[str, str, str]:

@@ -41,7 +41,7 @@ class Worker:
         self._readers: list[IO[bytes]] = []
         self._events = EventStream()
         self._log = EventStream()
-        self._tail: deque[str] = deque(maxlen=60)
+        self._tail: deque[str] = deque(maxlen=200)
         self._kill_at = float("inf")
 
     @property

@@ -82,6 +82,8 @@ class ConditionSection:
         lines = [understanding.describe_grid()]
         if is_sharpening:
             lines.append(_("Thick axis: {axis}").format(axis=understanding.describe_thick_axis()))
+        if understanding.describe_series():
+            lines.append(_("DICOM: {series}").format(series=understanding.describe_series()))
         contrast = understanding.contrast.upper() if understanding.contrast else _("not told by the name")
         lines.append(_("Contrast: {contrast}").format(contrast=contrast))
         ui.gridValue.setText("\n".join(lines))

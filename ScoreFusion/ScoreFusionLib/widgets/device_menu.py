@@ -9,10 +9,12 @@ from ScoreFusionLib.logic.signal import Signal
 
 
 class DeviceMenu:
-    """Signals: `chosen(device name)`, when the user picks one; `estimated()`, when times are known."""
+    """Signals: `chosen(device name)`, when the user picks one; `missing(device name)`, when the wanted one is not here;
+    `estimated()`, when times are known; `shown(devices)`, when the list was filled.
+    """
 
     def __init__(self, ui: Any) -> None:
-        self.chosen = Signal()
+        self.chosen, self.missing, self.shown = Signal(), Signal(), Signal()
         self._selector = ui.deviceSelector
         self._wanted = "auto"
         self._probe: DeviceProbe | None = None
@@ -34,7 +36,7 @@ class DeviceMenu:
         """Ask the worker once; the panel does not wait for the answer."""
         if self._probe is None:
             self._probe = DeviceProbe()
-            self._probe.found.connect(self._show)
+            self._probe.found.connect(self._on_found)
             self._probe.estimated.connect(self._remember)
             self._probe.start()
 
@@ -63,6 +65,11 @@ class DeviceMenu:
         if self._probe is not None:
             self._probe.stop()
 
+    def _on_found(self, devices: list[Device]) -> None:
+        self._show(devices)
+        if self._wanted not in [device.name for device in devices]:
+            self.missing.emit(self._wanted)
+
     def _show(self, devices: list[Device]) -> None:
         self._devices = devices
         blocked = self._selector.blockSignals(True)
@@ -71,6 +78,7 @@ class DeviceMenu:
             self._selector.addItem(device.label)
         self._selector.blockSignals(blocked)
         self.select(self._wanted)
+        self.shown.emit(devices)
 
     def _on_index_changed(self, index: int) -> None:
         if 0 <= index < len(self._devices):

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import qt
-import slicer
 
 from ScoreFusionLib.i18n import tr as _
-from ScoreFusionLib.logic import install, node_import
+from ScoreFusionLib.logic import node_import, preferences
 from ScoreFusionLib.logic.advice import advise
 from ScoreFusionLib.logic.errors import RunError
 from ScoreFusionLib.logic.readiness import why_not
 from ScoreFusionLib.logic.results import JobResult
 from ScoreFusionLib.logic.sequences import frame_count
-from ScoreFusionLib.logic.settings import Contrast, Frames
+from ScoreFusionLib.logic.settings import Contrast, Frames, Preset
 from ScoreFusionLib.logic.understanding import Understanding
 from ScoreFusionLib.logic.wording import estimate
 from ScoreFusionLib.widgets.condition_section import ConditionSection
 from ScoreFusionLib.widgets.device_menu import DeviceMenu
 from ScoreFusionLib.widgets.model_section import ModelSection
+from ScoreFusionLib.widgets.package_section import PackageSection
 from ScoreFusionLib.widgets.result_section import ResultSection
 from ScoreFusionLib.widgets.run_section import RunSection
 
@@ -38,14 +39,21 @@ class Panel:
         self._parameters: Any = None
         self._refreshing = False
         self._understanding: Understanding | None = None
+        self._subject: tuple[str, ...] = ()  # model and inputs that the messages are about
         self.models = ModelSection(ui)
         self.conditions = ConditionSection(ui)
         self.devices = DeviceMenu(ui)
         self.run = RunSection(ui)
         self.result = ResultSection(ui)
+        self.packages = PackageSection(ui)
         self.models.chosen.connect(self._on_model_chosen)
         self.devices.chosen.connect(self._on_device_chosen)
+        self.devices.missing.connect(self._on_device_missing)
         self.devices.estimated.connect(self.refresh)
+        ui.presetSelector.connect("activated(int)", lambda index: preferences.remember_preset(list(Preset)[index]))
+        self.devices.shown.connect(self.packages.show_devices)
+        self.packages.progressed.connect(self.run.show_installation)
+        ui.reinstallButton.connect("clicked(bool)", lambda *_args: self.reinstall())
         ui.applyButton.connect("clicked(bool)", lambda *_args: self.apply_or_cancel())
 
     # -- from the shell --------------------------------------------------------------------------------------------
@@ -56,6 +64,7 @@ class Panel:
         if parameters is not None:
             if parameters.model not in self.models.ids() and self.models.ids():
                 parameters.model = self.models.ids()[0]
+                self._choose_preset()
             self.refresh()
             self.conditions.suggest()
             # After the panel is on the screen: the answer takes as long as a Python with torch takes to start.
@@ -80,6 +89,7 @@ class Panel:
         """The module goes away: end the worker, stop asking, give the layout back."""
         if self.run.job is not None:
             self.run.job.abort()
+        self.packages.close()
         self.devices.close()
         self.models.close()
         self.result.close()
@@ -91,15 +101,32 @@ class Panel:
         if self.run.is_busy:
             self.run.job.cancel()  # type: ignore[union-attr]  # is_busy says that there is one
             return
-        if self._why_not():
-            return
-        self.run.forget_failure()
+        if not self._why_not():
+            self._attempt(self._install_and_start)
+
+    def reinstall(self) -> None:
+        """Install the worker's packages again."""
+        if not self.run.is_busy and not self.packages.is_busy:
+            self._attempt(self.packages.reinstall)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        self.run.forget_messages()
+        failure: RunError | None = None
         try:
-            install.ensure_installed(lambda text: slicer.util.confirmOkCancelDisplay(text, _("ScoreFusion")))
-            self._start()
+            action()
         except RunError as error:
-            self.run.show_failure(error)
+            failure = error
+        if self.packages.is_closed:  # the module was unloaded while packages were installed
+            return
+        if failure is not None:
+            self.run.show_failure(failure)
+        self.packages.show()
         self.refresh()
+
+    def _install_and_start(self) -> None:
+        self.packages.ensure()
+        if not self._why_not():  # while it installed, the user may have chosen otherwise, or closed the scene
+            self._start()
 
     def _start(self) -> None:
         parameters, chosen = self._parameters, self.conditions.chosen()
@@ -112,6 +139,7 @@ class Panel:
             parameters.outputVolume,
             uncertainty=(parameters.uncertaintyVolume or True) if wants_map else False,
             reference=parameters.referenceVolume,
+            change=parameters.makeChange and self.models.model.keeps_contrast,
             all_frames=parameters.frames is Frames.ALL and frame_count(base) > 1,
             preset=parameters.preset.value,
             steps=parameters.steps or None,
@@ -138,12 +166,24 @@ class Panel:
     def _on_model_chosen(self, model_id: str) -> None:
         if self._parameters is not None:
             self._parameters.model = model_id
+            self._choose_preset()
             self.refresh()
             self.conditions.suggest()
 
     def _on_device_chosen(self, name: str) -> None:
         if self._parameters is not None:
             self._parameters.device = name
+            preferences.remember_device(name)
+
+    def _on_device_missing(self, name: str) -> None:
+        """The device of last time is gone: the engine decides. One that a scene asks for stays, to be seen."""
+        if self._parameters is not None and name == preferences.remembered_device():
+            self._parameters.device = "auto"
+
+    def _choose_preset(self) -> None:
+        self.models.select(self._parameters.model)
+        if self.models.model is not None:
+            self._parameters.preset = preferences.preset_for(self.models.model, self._parameters.preset)
 
     def _refresh(self) -> None:
         parameters = self._parameters
@@ -153,6 +193,10 @@ class Panel:
         self.models.select(parameters.model)
         self.conditions.show(self.models.model, parameters.parameterNode)
         self.devices.select(parameters.device)
+        subject = (parameters.model, *(node.GetID() for node in self.conditions.chosen().values()))
+        if subject != self._subject:
+            self._subject = subject
+            self.run.forget_messages()
         self._understanding = self.conditions.understanding()
         self.conditions.show_understanding(self._understanding)
         self._show_output_choices()
@@ -164,6 +208,7 @@ class Panel:
         model, chosen = self.models.model, self.conditions.chosen()
         self.ui.uncertaintySelector.setEnabled(self._parameters.makeUncertainty)
         is_sharpening = model is not None and model.task == "super_resolution"
+        self.ui.changeCheckBox.setVisible(model is not None and model.keeps_contrast)
         self.ui.voxelLabel.setVisible(is_sharpening)
         self.ui.voxelSpinBox.setVisible(is_sharpening)
         if model is not None and chosen:
@@ -193,6 +238,8 @@ class Panel:
         parameters = self._parameters
         if parameters is None:
             return _("Open a scene first.")
+        if self.packages.is_busy:
+            return _("Packages are being installed.")
         wants_map = parameters.makeUncertainty
         return why_not(
             self.models.model,

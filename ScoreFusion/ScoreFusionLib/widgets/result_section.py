@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import qt
 import slicer
 
 from ScoreFusionLib.i18n import tr as _
@@ -20,13 +21,18 @@ class ResultSection:
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
-        self._view = CompareView(layout_manager())
+        self._manager = layout_manager()
+        self._view = CompareView(self._manager)
         self._input_id = ""
         self._orientation = "Axial"
         self._layers: list[tuple[str, str, str]] = []  # title, id below, id on top
         ui.compareButton.connect("toggled(bool)", self._on_compare)
         ui.fadeSlider.connect("valueChanged(int)", self._on_fade)
         ui.overlaySelector.connect("currentIndexChanged(int)", self._on_overlay)
+        if self._manager is not None:
+            self._manager.connect("layoutChanged(int)", self._follow_layout)
+        scene = slicer.mrmlScene
+        self._observation = scene, scene.AddObserver(scene.NodeRemovedEvent, self._on_node_removed)
 
     @property
     def view(self) -> CompareView:
@@ -41,6 +47,8 @@ class ResultSection:
         self._layers = [(_("Result over input"), self._input_id, node_id)]
         if result.uncertainty is not None:
             self._layers.append((_("Uncertainty over result"), node_id, result.uncertainty.GetID()))
+        if result.change_map is not None:
+            self._layers.append((_("What changed"), node_id, result.change_map.GetID()))
         if result.error_map is not None:
             self._layers.append((_("Error over result"), node_id, result.error_map.GetID()))
         text = _("<b>{name}</b><br>made in {time}").format(name=result.node.GetName(), time=duration(result.seconds))
@@ -54,16 +62,51 @@ class ResultSection:
             self._ui.compareButton.setChecked(True)
 
     def forget(self) -> None:
-        """The scene was closed: nothing to compare any more."""
-        self._layers, self._input_id = [], ""
-        self._ui.compareButton.setChecked(False)
-        self._ui.compareButton.setEnabled(False)
-        self._ui.fadeContainer.setEnabled(False)
+        """The scene was closed, or the result deleted."""
+        self._end_comparison()
         self._ui.qualityLabel.setText(_("No result yet."))
 
     def close(self) -> None:
         """The module goes away: give the user's layout back."""
+        if self._manager is not None:
+            self._manager.disconnect("layoutChanged(int)", self._follow_layout)
+        scene, tag = self._observation
+        scene.RemoveObserver(tag)
         self._view.leave()
+
+    def _end_comparison(self) -> None:
+        """There is nothing to compare any more."""
+        self._layers, self._input_id = [], ""
+        self._view.leave()
+        self._follow_layout()
+        self._ui.compareButton.setEnabled(False)
+
+    def _follow_layout(self, *_args: object) -> None:
+        """Show whether the comparison is on the screen: the user may pick another layout at any time."""
+        is_comparing = self._view.is_shown and bool(self._layers)
+        blocked = self._ui.compareButton.blockSignals(True)
+        self._ui.compareButton.setChecked(is_comparing)
+        self._ui.compareButton.blockSignals(blocked)
+        self._ui.fadeContainer.setEnabled(is_comparing)
+
+    def _on_node_removed(self, *_args: object) -> None:
+        if any(self._nodes(index) is None for index in range(len(self._layers))):
+            qt.QTimer.singleShot(0, self._drop_deleted)  # a closing scene removes many
+
+    def _drop_deleted(self) -> None:
+        """Offer only what is still in the scene."""
+        if not self._layers:
+            return
+        result_id = self._layers[0][2]
+        kept = [layer for index, layer in enumerate(self._layers) if self._nodes(index) is not None]
+        if slicer.mrmlScene.GetNodeByID(result_id) is None:
+            self.forget()
+        elif kept[:1] != self._layers[:1]:  # the input
+            self._end_comparison()
+        elif kept != self._layers:
+            self._layers = kept
+            self._fill_overlays()
+            self._on_overlay(0)
 
     def _fill_overlays(self) -> None:
         selector = self._ui.overlaySelector
@@ -76,14 +119,13 @@ class ResultSection:
         self._set_fade(100)
 
     def _on_compare(self, wanted: bool) -> None:
-        self._ui.fadeContainer.setEnabled(wanted)
+        nodes = self._nodes(0)
         if not wanted:
             self._view.leave()
-            return
-        nodes = self._nodes(0)
-        if nodes is not None:
+        elif nodes is not None:
             self._view.show(*nodes, self._orientation)
             self._on_overlay(self._ui.overlaySelector.currentIndex)
+        self._follow_layout()
 
     def _on_overlay(self, index: int) -> None:
         nodes = self._nodes(index)

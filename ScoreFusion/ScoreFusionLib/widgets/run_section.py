@@ -25,6 +25,8 @@ class RunSection:
         self._job: TranslateJob | None = None
         self._advice: list[tuple[str, str]] = []
         self._failure: str = ""
+        self._warnings: dict[str, str] = {}  # message to code
+        self._installing = False
         self._progress = Progress(0.0, "")
         ui.copyLogButton.connect("clicked(bool)", lambda *_args: self.copy_log())
         ui.saveLogButton.connect("clicked(bool)", lambda *_args: self.save_log())
@@ -42,7 +44,7 @@ class RunSection:
     def follow(self, job: TranslateJob) -> None:
         """Show a new job from its beginning."""
         self._job = job
-        self._failure = ""
+        self._failure, self._warnings = "", job.warnings
         self._progress = Progress(0.0, "")
         self._ui.logText.clear()
         for line in job.log:
@@ -71,22 +73,31 @@ class RunSection:
                 _("Nothing to cancel at this moment.") if cancelling else _("Stop the run. The scene stays as it was.")
             )
             return
-        button.setText(_("Apply"))
+        button.setText(_("Installing...") if self._installing else _("Apply"))
         button.setEnabled(not reason)
         button.setToolTip(reason or _("Run the model on the chosen volume."))
+
+    def show_installation(self, line: str) -> None:
+        """Show that packages are being installed, with the last line that was printed; empty when it has ended."""
+        self._installing = bool(line)
+        self._ui.progressBar.setMaximum(0)  # pip does not tell how far it is
+        for widget in (self._ui.progressBar, self._ui.statusLabel):
+            widget.setVisible(self._installing)
+        self._ui.statusLabel.setText(line[:200])
+        self.show_readiness(_("Packages are being installed.") if line else "")
 
     def show_failure(self, error: RunError) -> None:
         """Show a failure that happened before there was a job."""
         self._job = None
-        self._failure = str(error)
+        self._failure, self._warnings = str(error), {}
         if error.details:
             self._ui.logText.appendPlainText(error.details)
         self._show_messages()
 
-    def forget_failure(self) -> None:
-        """Take an old failure from the panel."""
-        if self._failure:
-            self._failure = ""
+    def forget_messages(self) -> None:
+        """Take what the last run said from the panel: it is not about what is chosen now. A run under way goes on."""
+        if not self.is_busy:
+            self._failure, self._warnings = "", {}
             self._show_messages()
 
     def log_text(self) -> str:
@@ -141,10 +152,9 @@ class RunSection:
         lines = []
         if self._failure:
             lines.append("<b>{title}</b> {text}".format(title=_("Not done:"), text=html.escape(self._failure)))
-        warnings = self._job.warnings if self._job is not None else {}
         # The engine warns of the same things in its own words: one of the two is enough.
-        told = {code.removeprefix("outside-domain-") for code in warnings.values()}
-        texts = [*warnings, *(text for code, text in self._advice if code not in told)]
+        told = {code.removeprefix("outside-domain-") for code in self._warnings.values()}
+        texts = [*self._warnings, *(text for code, text in self._advice if code not in told)]
         lines += [f"&#9888; {html.escape(text)}" for text in texts]
         self._ui.warningsLabel.setText("<br>".join(lines))
         self._ui.warningsLabel.setVisible(bool(lines))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefusion.bundle.metadata import network_files, validate_metadata
-from scorefusion.errors import BundleError
+from scorefusion.documents import parse_json
+from scorefusion.errors import BundleError, DocumentError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +19,9 @@ METADATA_PATH = "configs/metadata.json"
 CARD_PATH = "docs/README.md"
 LICENCE_PATH = "LICENSE"
 
-_MAX_METADATA_BYTES = 8 * 1024**2
+MAX_METADATA_BYTES = 2 * 1024**2
+_MAX_CARD_BYTES = 1024**2
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # among them what moves a terminal's cursor or changes its title
 
 
 class Bundle:
@@ -88,21 +91,14 @@ class Bundle:
         path = self.folder / CARD_PATH
         if not path.is_file():
             return f"# {self.name}\n\n{self.metadata['description']}\n"
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(_MAX_CARD_BYTES).decode("utf-8", errors="replace")
+        return _UNSHOWN.sub("", text)
 
     def check_present(self) -> None:
         """Raise `BundleError` if a weight file is missing or has the wrong size. Quick: reads no weights."""
-        for path, facts in self.section["files"].items():
-            file = self.folder / path
-            if not file.is_file():
-                msg = f"Bundle {self.id!r} is incomplete: {path} is missing in {self.folder}. Import the model again."
-                raise BundleError(msg)
-            if file.stat().st_size != facts["bytes"]:
-                msg = (
-                    f"Bundle {self.id!r} is damaged: {path} has {file.stat().st_size} bytes, its metadata says "
-                    f"{facts['bytes']}. Import the model again."
-                )
-                raise BundleError(msg)
+        for path in self.section["files"]:
+            self._check_file(path)
 
     def verify(self) -> None:
         """Raise `BundleError` unless every weight file is there and is, to the last bit, the one the metadata names."""
@@ -134,23 +130,39 @@ class Bundle:
         """Weight files that the networks need."""
         return network_files(self.section)
 
-    def _read_checked(self, relative_file: str) -> bytes:
-        """The bytes that were hashed are the bytes that are used: no second look at a file that may have changed."""
-        facts = self.section["files"].get(relative_file)
+    def _check_file(self, path: str) -> str:
+        """The SHA-256 that a file must have; the file is there and of the right size."""
+        facts = self.section["files"].get(path)
         if facts is None:
             listed = ", ".join(self.section["files"])
-            msg = f"Bundle {self.id!r} lists no file {relative_file!r}. It lists: {listed}."
+            msg = f"Bundle {self.id!r} lists no file {path!r}. It lists: {listed}."
             raise BundleError(msg)
+        file = self.folder / path
+        if not file.is_file():
+            msg = f"Bundle {self.id!r} is incomplete: {path} is missing in {self.folder}. Import the model again."
+            raise BundleError(msg)
+        size = file.stat().st_size
+        if size != facts["bytes"]:
+            msg = (
+                f"Bundle {self.id!r} is damaged: {path} has {size} bytes, its metadata says {facts['bytes']}. "
+                "Import the model again."
+            )
+            raise BundleError(msg)
+        return str(facts["sha256"])
+
+    def _read_checked(self, path: str) -> bytes:
+        """The bytes that were hashed are the bytes that are used: no second look at a file that may have changed."""
+        expected = self._check_file(path)
         try:
-            content = (self.folder / relative_file).read_bytes()
+            content = (self.folder / path).read_bytes()
         except OSError as error:
-            msg = f"Bundle {self.id!r} is incomplete: {relative_file} cannot be read ({error.strerror})."
+            msg = f"Bundle {self.id!r} is incomplete: {path} cannot be read ({error.strerror})."
             raise BundleError(msg) from error
         found = hashlib.sha256(content).hexdigest()
-        if found != facts["sha256"]:
+        if found != expected:
             msg = (
-                f"Bundle {self.id!r} was damaged or changed: {relative_file} has SHA-256 {found[:12]}..., its metadata "
-                f"says {facts['sha256'][:12]}.... It was not loaded. Import the model again."
+                f"Bundle {self.id!r} was damaged or changed: {path} has SHA-256 {found[:12]}..., its metadata "
+                f"says {expected[:12]}.... It was not loaded. Import the model again."
             )
             raise BundleError(msg)
         return content
@@ -159,9 +171,9 @@ class Bundle:
 def parse_metadata(content: bytes, where: str) -> dict[str, Any]:
     """Parse and validate the bytes of a ``metadata.json``."""
     try:
-        metadata: dict[str, Any] = json.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        msg = f"Bundle {where!r} cannot be used: configs/metadata.json is not valid JSON ({error})."
+        metadata: dict[str, Any] = parse_json(content)
+    except DocumentError as error:
+        msg = f"Bundle {where!r} cannot be used: {METADATA_PATH} {error}."
         raise BundleError(msg) from error
     validate_metadata(metadata, where)
     return metadata
@@ -169,10 +181,16 @@ def parse_metadata(content: bytes, where: str) -> dict[str, Any]:
 
 def _read_metadata(folder: Path) -> bytes:
     path = folder / METADATA_PATH
-    if not path.is_file():
-        msg = f"No model bundle in {str(folder)!r}: it has no {METADATA_PATH}."
+    try:
+        if not path.is_file():
+            msg = f"No model bundle in {str(folder)!r}: it has no {METADATA_PATH}."
+            raise BundleError(msg)
+        with path.open("rb") as file:
+            content = file.read(MAX_METADATA_BYTES + 1)
+    except OSError as error:
+        msg = f"No model bundle can be read from {str(folder)!r} ({error.strerror})."
+        raise BundleError(msg) from error
+    if len(content) > MAX_METADATA_BYTES:
+        msg = f"Bundle {str(folder)!r} cannot be used: its {METADATA_PATH} is larger than 2 MiB."
         raise BundleError(msg)
-    if path.stat().st_size > _MAX_METADATA_BYTES:
-        msg = f"Bundle {str(folder)!r} cannot be used: its {METADATA_PATH} is larger than 8 MiB."
-        raise BundleError(msg)
-    return path.read_bytes()
+    return content

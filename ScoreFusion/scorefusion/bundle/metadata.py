@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterable
 from typing import Any
 
+from scorefusion.bundle import bounds
+from scorefusion.bundle.bounds import FORMAT_VERSION, Choice, Entries, Maybe, OrNull, Rule, Several, Table, one_of
+from scorefusion.bundle.names import is_safe_path, same_name
 from scorefusion.errors import BundleError
-
-FORMAT_VERSION = 1
-"""Of the ``scorefusion`` section. Raised only when an older ScoreFusion would misread a newer bundle."""
-
-TASKS = ("super_resolution", "translation")
-BASES = ("back_projection", "cubic", "linear", "nearest", "condition", "mapped_condition")
-PROFILES = ("box", "gaussian")
-PLANES = ("sagittal", "coronal", "axial")
-SCHEDULES = ("cosine", "linear")
-PREDICTIONS = ("noise", "v", "clean")
-VOLUME_KINDS = ("diffusion", "regression")
-SOLVERS = ("ddim", "ddpm", "dpmpp")
 
 _MISSING = object()
 _SHOWN_PROBLEMS = 6
@@ -32,7 +21,8 @@ def validate_metadata(metadata: Any, where: str) -> None:
         metadata: the parsed JSON.
         where: the bundle's name or path, for the message.
 
-    Unknown keys are left alone: MONAI has its own, and later versions may add some.
+    Unknown keys are left alone: MONAI has its own, and later versions may add some. Only in what goes to a network, the
+    schedule or the sampler as it is, nothing unknown can stand.
     """
     section = metadata.get("scorefusion") if isinstance(metadata, dict) else None
     if not isinstance(section, dict):
@@ -44,14 +34,13 @@ def validate_metadata(metadata: Any, where: str) -> None:
     found_format = section.get("format_version")
     if isinstance(found_format, int) and found_format > FORMAT_VERSION:
         msg = (
-            f"Bundle {where!r} has format version {found_format}; this ScoreFusion reads up to {FORMAT_VERSION}. "
-            "Update ScoreFusion, or get an older version of the model."
+            f"Bundle {where!r} has format version {short(found_format)}; this ScoreFusion reads up to "
+            f"{FORMAT_VERSION}. Update ScoreFusion, or get an older version of the model."
         )
         raise BundleError(msg)
 
-    checker = _Checker()
-    checker.check(metadata, "", "version", _is_text, 'text such as "1.0.0"')
-    checker.check(metadata, "", "description", _is_text, "a sentence")
+    checker = Checker()
+    checker.check_all(metadata, "", bounds.METADATA)
     _check_section(checker, section)
     if checker.problems:
         shown = checker.problems[:_SHOWN_PROBLEMS]
@@ -68,72 +57,56 @@ def network_files(section: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(entry["file"] for entry in entries if entry))
 
 
-def is_safe_path(path: Any) -> bool:
-    """Whether a path from outside stays inside the bundle: relative, forward slashes, no ``..``, no drive letter."""
-    if not isinstance(path, str) or not path or "\\" in path or ":" in path or "\0" in path:
-        return False
-    return not path.startswith("/") and ".." not in PurePosixPath(path).parts
-
-
-def is_bundle_id(value: Any) -> bool:
-    """Whether a value can name a bundle and its folder: lower-case letters, digits, dots, dashes, underscores."""
-    return isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", value) is not None
-
-
-class _Checker:
-    """Collects problems as ``key: found; expected ...``."""
+class Checker:
+    """Collects problems as ``key is value (expected ...)``."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
 
-    def check(
-        self,
-        mapping: dict[str, Any],
-        prefix: str,
-        key: str,
-        accepts: Callable[[Any], bool],
-        expected: str,
-        optional: bool = False,
-    ) -> Any:
-        """The value of a key if it is acceptable, else None and a problem on the list."""
+    def check(self, mapping: dict[str, Any], prefix: str, key: str, rule: Rule) -> Any:
+        """The value of a key if the rule accepts it, else None and a problem on the list."""
         value = mapping.get(key, _MISSING)
         if value is _MISSING:
-            if not optional:
-                self.problems.append(f"{prefix}{key} is missing (expected {expected})")
+            if not isinstance(rule, Maybe):
+                self.problems.append(f"{prefix}{key} is missing (expected {rule})")
             return None
-        if not accepts(value):
-            self.problems.append(f"{prefix}{key} is {_short(value)} (expected {expected})")
+        if not rule.accepts(value):
+            self.expect(f"{prefix}{key}", value, str(rule))
             return None
         return value
 
+    def check_all(self, mapping: dict[str, Any], prefix: str, table: Table, closed: bool = False) -> dict[str, Any]:
+        """The acceptable values by key; `closed` = no other keys may be there."""
+        if closed:
+            for key in sorted(set(mapping) - set(table)):
+                where = prefix.rstrip(".")
+                self.problems.append(f"{where} cannot be used with {short(key)} (expected some of {', '.join(table)})")
+        found = {key: self.check(mapping, prefix, key, rule) for key, rule in table.items()}
+        return {key: value for key, value in found.items() if value is not None}
 
-def _check_section(checker: _Checker, section: dict[str, Any]) -> None:
-    check = checker.check
+    def expect(self, key: str, value: Any, expected: str) -> None:
+        """A problem on the list."""
+        self.problems.append(f"{key} is {short(value)} (expected {expected})")
+
+
+def _check_section(checker: Checker, section: dict[str, Any]) -> None:
     top = "scorefusion."
-    check(section, top, "format_version", lambda v: v == FORMAT_VERSION, str(FORMAT_VERSION))
-    check(section, top, "id", is_bundle_id, "lower-case letters, digits, dots and dashes", optional=True)
-    check(section, top, "task", _is_one_of(TASKS), _one_of(TASKS))
-    check(section, top, "spacing_mm", _are_numbers(3, positive=True), "three positive lengths in mm")
-    check(section, top, "base", _is_one_of(BASES), _one_of(BASES))
-    check(section, top, "base_rounds", _is_count(0), "a whole number from 0", optional=True)
-    check(section, top, "residual_gain", lambda v: _is_number(v) and v > 0, "a positive number")
-    check(section, top, "inputs", _is_mapping, "a mapping of what the networks are shown")
-    check(section, top, "slice_profile", _is_one_of(PROFILES), _one_of(PROFILES), optional=True)
-    check(section, top, "uncertainty", _is_mapping, "a mapping of sampling settings", optional=True)
-    check(section, top, "domain", _is_mapping, "a mapping")
-    check(section, top, "licence", _is_text, "the licence's name")
-
-    conditions = _check_conditions(checker, section)
-    if section.get("base") == "mapped_condition":
-        each = len(conditions)
-        check(section, top, "base_curves", _are_curves(each), f"{each} lists (one a condition) of at least two numbers")
-        joint = f"n to the power of {each} numbers (as many conditions), n at least 2"
-        check(section, top, "base_joint", _is_joint_map(each), joint, optional=True)
-    _check_target(checker, section, conditions)
-    files = _check_files(checker, section)
-    steps = _check_schedule(checker, section)
-    _check_presets(checker, section, steps)
-    networks = check(section, top, "networks", _is_mapping, "a mapping with planes (and fusion), or with volume")
+    good = checker.check_all(section, top, bounds.SECTION)
+    conditions = _check_conditions(checker, good.get("conditions", []))
+    if good.get("base") == "mapped_condition":
+        _check_maps(checker, section, len(conditions))
+    if "target" in good:
+        _check_target(checker, good["target"], conditions)
+    checker.check_all(good.get("inputs", {}), f"{top}inputs.", bounds.INPUTS, closed=True)
+    checker.check_all(good.get("domain", {}), f"{top}domain.", bounds.DOMAIN)
+    files = _check_files(checker, good.get("files", {}))
+    levels = check_schedule(checker, good.get("schedule", {}), f"{top}schedule.") if "schedule" in good else None
+    check_presets(checker, good.get("presets", {}), f"{top}presets.", levels)
+    if "presets" in good and "fast" not in good["presets"]:
+        checker.problems.append(f"{top}presets.fast is missing (expected the preset used by default)")
+    uncertainty = bounds.DEFAULT_UNCERTAINTY | good.get("uncertainty", {})
+    check_plan(checker, uncertainty, f"{top}uncertainty.", bounds.UNCERTAINTY, levels)
+    networks = good.get("networks")
     if networks is None:
         return
     if networks.get("volume") is None:
@@ -142,17 +115,14 @@ def _check_section(checker: _Checker, section: dict[str, Any]) -> None:
         _check_volume(checker, section, networks, files)
 
 
-def _check_conditions(checker: _Checker, section: dict[str, Any]) -> list[str]:
+def _check_conditions(checker: Checker, conditions: list[dict[str, Any]]) -> list[str]:
     """Names of the conditions, in order."""
-    expected = "a list of conditions, the first one not optional"
-    conditions = checker.check(section, "scorefusion.", "conditions", _are_mappings, expected)
     names: list[str] = []
-    for index, condition in enumerate(conditions or []):
+    for index, condition in enumerate(conditions):
         prefix = f"scorefusion.conditions[{index}]."
-        name = checker.check(condition, prefix, "name", lambda v: _is_text(v) and v not in names, "a name of its own")
-        checker.check(condition, prefix, "contrasts", _are_texts, 'contrasts such as ["t1"]')
-        checker.check(condition, prefix, "median", _is_level, _LEVEL, optional=True)
-        checker.check(condition, prefix, "optional", lambda v: isinstance(v, bool), "true or false", optional=True)
+        name = checker.check_all(condition, prefix, bounds.CONDITION).get("name")
+        if name in names:
+            checker.expect(f"{prefix}name", name, "a name of its own")
         if index == 0 and condition.get("optional"):
             checker.problems.append(f"{prefix}optional is true (expected false: the first condition is the base)")
         if name is not None:
@@ -160,91 +130,96 @@ def _check_conditions(checker: _Checker, section: dict[str, Any]) -> list[str]:
     return names
 
 
-def _check_target(checker: _Checker, section: dict[str, Any], conditions: list[str]) -> None:
-    target = checker.check(section, "scorefusion.", "target", _is_mapping, "a mapping")
-    if target is None:
-        return
+def _check_maps(checker: Checker, section: dict[str, Any], conditions: int) -> None:
+    words = f"{conditions} lists (one a condition) of 2 to 1025 numbers, -10 to 10"
+    checker.check(
+        section, "scorefusion.", "base_curves", Several(bounds.CURVE, max(conditions, 1), max(conditions, 1), words)
+    )
+    joint = checker.check(section, "scorefusion.", "base_joint", Maybe(bounds.JOINT_MAP))
+    if joint is not None and (
+        conditions not in (2, 3, 4) or round(len(joint) ** (1 / conditions)) ** conditions != len(joint)
+    ):
+        expected = f"n to the power of {conditions} numbers (as many conditions, 2 to 4), n at least 2"
+        checker.expect("scorefusion.base_joint", joint, expected)
+
+
+def _check_target(checker: Checker, target: dict[str, Any], conditions: list[str]) -> None:
     prefix = "scorefusion.target."
-    checker.check(target, prefix, "name", _is_text, "a name")
-    checker.check(
-        target, prefix, "same_contrast_as", lambda v: v is None or v in conditions, f"null or {_one_of(conditions)}"
-    )
-    checker.check(target, prefix, "median", _is_level, _LEVEL, optional=True)
-    checker.check(target, prefix, "units", _is_text, 'text such as "input units"')
-    checker.check(
-        target, prefix, "range", lambda v: v is None or _are_numbers(2)(v), "two numbers or null", optional=True
-    )
+    good = checker.check_all(target, prefix, bounds.TARGET)
+    checker.check(target, prefix, "same_contrast_as", OrNull(Choice(tuple(conditions))))
+    if "range" in good and good["range"][0] == good["range"][1]:
+        checker.expect(f"{prefix}range", good["range"], "two different numbers")
 
 
-def _check_files(checker: _Checker, section: dict[str, Any]) -> set[str]:
+def _check_files(checker: Checker, files: dict[str, Any]) -> tuple[str, ...]:
     """Paths listed with their hashes."""
-    files = checker.check(section, "scorefusion.", "files", _is_mapping, "weight files with sha256 and bytes")
-    for path, facts in (files or {}).items():
-        prefix = f"scorefusion.files[{_short(path)}]"
+    seen: set[str] = set()
+    total = 0
+    for path, facts in files.items():
+        prefix = f"scorefusion.files[{short(path)}]"
         if not is_safe_path(path):
             checker.problems.append(
-                f"{prefix} points outside the bundle (expected a path such as models/x.safetensors)"
+                f"{prefix} points outside the bundle or is oddly written (expected a path such as models/x.safetensors)"
             )
         elif not path.endswith(".safetensors"):
             checker.problems.append(f"{prefix} is not a safetensors file (other weight files may carry code)")
+        if same_name(path) in seen:
+            checker.problems.append(f"{prefix} names a file for the second time (expected names that differ)")
+        seen.add(same_name(path))
         if not isinstance(facts, dict):
-            checker.problems.append(f"{prefix} is {_short(facts)} (expected sha256 and bytes)")
+            checker.expect(prefix, facts, "sha256 and bytes")
             continue
-        checker.check(facts, f"{prefix}.", "sha256", _is_sha256, "64 hexadecimal digits")
-        checker.check(facts, f"{prefix}.", "bytes", _is_count(0), "the size in bytes")
-    return set(files or {})
+        total += checker.check_all(facts, f"{prefix}.", bounds.FILE).get("bytes", 0)
+    if total > bounds.MAX_BYTES:
+        checker.problems.append(f"scorefusion.files have {total} bytes (expected at most {bounds.MAX_BYTES} in all)")
+    return tuple(files)
 
 
 def _check_planes(
-    checker: _Checker, section: dict[str, Any], networks: dict[str, Any], conditions: list[str], files: set[str]
+    checker: Checker, section: dict[str, Any], networks: dict[str, Any], conditions: list[str], files: tuple[str, ...]
 ) -> None:
     """Plane networks, with or without a network that fuses them."""
-    check = checker.check
     top, prefix = "scorefusion.", "scorefusion.networks."
-    check(section, top, "slab_radius", _is_count(0), "a whole number from 0")
-    planes = check(section, top, "planes", _is_subset_of(PLANES), f"a list of {_one_of(PLANES)}") or []
-    expected = "a list of plane networks, or networks.volume instead"
-    entries = check(networks, prefix, "planes", _are_mappings, expected) or []
-    fusion = check(
-        networks, prefix, "fusion", lambda v: v is None or _is_mapping(v), "a network or null", optional=True
-    )
+    planes = checker.check_all(section, top, bounds.PLANE_SECTION).get("planes", [])
+    expected = f"a list of 1 to {bounds.MAX_NETWORKS} plane networks, or networks.volume instead"
+    entries = checker.check(networks, prefix, "planes", Entries(bounds.MAX_NETWORKS, expected, list)) or []
+    fusion = checker.check(networks, prefix, "fusion", Maybe(OrNull(Entries(100, "a network"))))
     covered: set[str] = set()
     for index, entry in enumerate(entries):
         at = f"{prefix}planes[{index}]."
         _check_network(checker, entry, at, files)
-        check(entry, at, "conditions", _is_subset_of(conditions), f"a list of {_one_of(conditions)}")
-        covered.update(check(entry, at, "planes", _is_subset_of(planes), f"a list of {_one_of(planes)}") or [])
+        checker.check(entry, at, "conditions", _some_of(conditions))
+        covered.update(checker.check(entry, at, "planes", _some_of(planes)) or [])
     if entries and set(planes) - covered:
-        left = _one_of(sorted(set(planes) - covered))
+        left = one_of(sorted(set(planes) - covered))
         checker.problems.append(
             f"{prefix}planes has no network for {left} (expected one for each of scorefusion.planes)"
         )
-    if fusion:
+    if fusion is not None:
         _check_network(checker, fusion, f"{prefix}fusion.", files)
     if not checker.problems:
         _check_optional(checker, section)
 
 
-def _check_optional(checker: _Checker, section: dict[str, Any]) -> None:
+def _check_optional(checker: Checker, section: dict[str, Any]) -> None:
     """Without the optional conditions, some plane network must still have what it needs."""
     required = [condition["name"] for condition in section["conditions"] if not condition.get("optional")]
     # Networks that are told of absence work with any of their conditions, others need all.
     enough = any if section["inputs"].get("presence_context") else all
     if not any(enough(name in required for name in entry["conditions"]) for entry in section["networks"]["planes"]):
         checker.problems.append(
-            f"scorefusion.networks.planes has no network that works with {_one_of(required)} alone (expected one: the "
+            f"scorefusion.networks.planes has no network that works with {one_of(required)} alone (expected one: the "
             "other conditions are optional)"
         )
 
 
-def _check_volume(checker: _Checker, section: dict[str, Any], networks: dict[str, Any], files: set[str]) -> None:
+def _check_volume(checker: Checker, section: dict[str, Any], networks: dict[str, Any], files: tuple[str, ...]) -> None:
     """A 3D network alone."""
     prefix = "scorefusion.networks."
-    volume = checker.check(networks, prefix, "volume", _is_mapping, "a network or null")
+    volume = checker.check(networks, prefix, "volume", Entries(100, "a network or null"))
     if volume is not None:
         _check_network(checker, volume, f"{prefix}volume.", files)
-        kind = checker.check(volume, f"{prefix}volume.", "kind", _is_one_of(VOLUME_KINDS), _one_of(VOLUME_KINDS))
-        if kind == "regression":
+        if checker.check(volume, f"{prefix}volume.", "kind", Choice(bounds.VOLUME_KINDS)) == "regression":
             _check_regression(checker, section)
     for key in ("planes", "fusion"):
         if networks.get(key):
@@ -253,12 +228,28 @@ def _check_volume(checker: _Checker, section: dict[str, Any], networks: dict[str
             )
 
 
-def _check_network(checker: _Checker, entry: dict[str, Any], prefix: str, files: set[str]) -> None:
-    checker.check(entry, prefix, "file", lambda v: v in files, "one of scorefusion.files")
-    checker.check(entry, prefix, "config", _is_mapping, "the network's configuration")
+def _check_network(checker: Checker, entry: dict[str, Any], prefix: str, files: tuple[str, ...]) -> None:
+    file = entry.get("file")
+    if "file" not in entry:
+        checker.problems.append(f"{prefix}file is missing (expected one of scorefusion.files)")
+    elif file not in files:
+        checker.expect(f"{prefix}file", file, "one of scorefusion.files")
+    config = checker.check(entry, prefix, "config", Entries(100, "the network's configuration"))
+    if config is not None:
+        check_network(checker, config, f"{prefix}config.", bounds.NETWORK)
 
 
-def _check_regression(checker: _Checker, section: dict[str, Any]) -> None:
+def check_network(checker: Checker, config: dict[str, Any], prefix: str, table: Table) -> None:
+    """A network's sizes."""
+    good = checker.check_all(config, prefix, table, closed=True)
+    channels, heads = good.get("channels"), good.get("head_width", 32)
+    if channels and channels[0] % 2:
+        checker.expect(f"{prefix}channels", channels, "an even first width, for sines and cosines of the noise level")
+    if channels and good.get("attention") and channels[-1] % heads:
+        checker.expect(f"{prefix}head_width", heads, f"a divisor of the last width, {channels[-1]}")
+
+
+def _check_regression(checker: Checker, section: dict[str, Any]) -> None:
     """A regression network sees no noise: it has one answer, the clean residual."""
     schedule, presets = section.get("schedule"), section.get("presets")
     if isinstance(schedule, dict) and schedule.get("prediction") in ("noise", "v"):
@@ -270,120 +261,63 @@ def _check_regression(checker: _Checker, section: dict[str, Any]) -> None:
         for key in ("steps", "samples"):
             value = preset.get(key, 1) if isinstance(preset, dict) else 1
             if value != 1:
-                checker.problems.append(
-                    f"scorefusion.presets.{name}.{key} is {_short(value)} (expected 1: networks.volume is a "
-                    "regression, which answers once)"
+                checker.expect(
+                    f"scorefusion.presets.{name}.{key}",
+                    value,
+                    "1: networks.volume is a regression, which answers once",
                 )
 
 
-def _check_schedule(checker: _Checker, section: dict[str, Any]) -> int | None:
-    """The number of training timesteps."""
-    schedule = checker.check(section, "scorefusion.", "schedule", _is_mapping, "a mapping")
-    if schedule is None:
-        return None
-    prefix = "scorefusion.schedule."
-    checker.check(schedule, prefix, "kind", _is_one_of(SCHEDULES), _one_of(SCHEDULES))
-    checker.check(schedule, prefix, "prediction", _is_one_of(PREDICTIONS), _one_of(PREDICTIONS))
-    steps: int | None = checker.check(schedule, prefix, "num_train_timesteps", _is_count(1), "a whole number from 1")
-    return steps
+def check_schedule(checker: Checker, schedule: dict[str, Any], prefix: str) -> int | None:
+    """The number of noise levels, if it is right."""
+    good = checker.check_all(schedule, prefix, bounds.SCHEDULE, closed=True)
+    betas = [schedule.get(key) for key in ("beta_start", "beta_end")]
+    if good.get("kind") == "cosine" and any(beta is not None for beta in betas):
+        checker.expect(f"{prefix}beta_start and beta_end", betas, "none of them: a cosine has none")
+    if good.get("kind") == "linear":
+        first, last = good.get("beta_start"), good.get("beta_end")
+        if first is None or last is None or first > last:
+            checker.expect(f"{prefix}beta_start and beta_end", betas, "both, the smaller one first: it is linear")
+    levels: int | None = good.get("num_train_timesteps")
+    return levels
 
 
-def _check_presets(checker: _Checker, section: dict[str, Any], train_steps: int | None) -> None:
-    presets = checker.check(section, "scorefusion.", "presets", _is_mapping, "a mapping with at least 'fast'")
-    if presets is None:
-        return
-    if "fast" not in presets:
-        checker.problems.append("scorefusion.presets.fast is missing (expected the preset used by default)")
+def check_presets(checker: Checker, presets: dict[str, Any], prefix: str, levels: int | None) -> None:
+    """Named ways to sample."""
     for name, preset in presets.items():
-        prefix = f"scorefusion.presets.{name}"
+        at = f"{prefix}{short(name)[1:-1]}"
+        if not bounds.Text(32).accepts(name):
+            checker.problems.append(f"{at} is no name for a preset (expected at most 32 characters)")
         if not isinstance(preset, dict):
-            checker.problems.append(f"{prefix} is {_short(preset)} (expected steps, solver, start, samples)")
+            checker.expect(at, preset, "steps, solver, start, samples")
             continue
-        prefix += "."
-        checker.check(preset, prefix, "steps", _is_count(1), "a whole number from 1")
-        checker.check(preset, prefix, "samples", _is_count(1), "a whole number from 1", optional=True)
-        checker.check(preset, prefix, "solver", _is_one_of(SOLVERS), _one_of(SOLVERS))
-        start = checker.check(preset, prefix, "start", _is_count(0), "a timestep", optional=True)
-        if start is not None and train_steps is not None and start >= train_steps:
-            checker.problems.append(f"{prefix}start is {start} (expected a timestep below {train_steps})")
+        check_plan(checker, preset, f"{at}.", bounds.PRESET, levels)
 
 
-# What values may be.
+def check_plan(checker: Checker, plan: dict[str, Any], prefix: str, table: Table, levels: int | None) -> None:
+    """One way to sample; keys unknown in a preset are left, since they are for people."""
+    good = checker.check_all(plan, prefix, table, closed=table is bounds.UNCERTAINTY)
+    if good.get("eta") and good.get("solver", "ddim") != "ddim":
+        checker.expect(f"{prefix}eta", good["eta"], "0: only 'ddim' draws a share of fresh noise")
+    if levels is None:
+        return
+    start = good.get("start", levels - 1)
+    if start >= levels:
+        checker.expect(f"{prefix}start", start, f"a timestep below {levels}")
+    elif good.get("steps", 1) > start + 1:
+        checker.expect(f"{prefix}steps", good["steps"], f"at most {start + 1}, the noise levels from its start")
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+def _some_of(options: Iterable[str]) -> Rule:
+    listed = list(options)
+    words = f"a list of {one_of(listed)}"
+    return Several(Choice(tuple(listed)), 1, max(len(listed), 1), words, distinct=True)
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_text(item) for item in value)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _are_mappings(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
-def _is_count(least: int) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least
-
-
-def _are_numbers(count: int, positive: bool = False) -> Callable[[Any], bool]:
-    return lambda value: (
-        isinstance(value, list)
-        and len(value) == count
-        and all(_is_number(item) and (item > 0 or not positive) for item in value)
-    )
-
-
-_LEVEL = "null or a level between -1 and 1"
-
-
-def _is_level(value: Any) -> bool:
-    return value is None or (_is_number(value) and -1 < value < 1)
-
-
-def _are_curves(count: int) -> Callable[[Any], bool]:
-    return lambda value: (
-        isinstance(value, list)
-        and len(value) == count
-        and all(isinstance(curve, list) and len(curve) > 1 and _are_numbers(len(curve))(curve) for curve in value)
-    )
-
-
-def _is_joint_map(conditions: int) -> Callable[[Any], bool]:
-    return lambda value: (
-        isinstance(value, list)
-        and conditions > 1
-        and any(knots**conditions == len(value) for knots in range(2, len(value)))
-        and _are_numbers(len(value))(value)
-    )
-
-
-def _is_sha256(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
-
-
-def _is_one_of(choices: Sequence[str]) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, str) and v in choices
-
-
-def _is_subset_of(choices: Iterable[str]) -> Callable[[Any], bool]:
-    allowed = set(choices)
-    return lambda v: _are_texts(v) and len(set(v)) == len(v) and set(v) <= allowed
-
-
-def _one_of(choices: Iterable[str]) -> str:
-    return ", ".join(repr(choice) for choice in choices) or "nothing"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def short(value: Any, longest: int = 60) -> str:
+    """A value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "a whole number of thousands of digits"
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."

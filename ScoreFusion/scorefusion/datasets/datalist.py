@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from scorefusion.datasets.case import Case, nearest
-from scorefusion.errors import RequestError
+from scorefusion.documents import read_json
+from scorefusion.errors import DocumentError, RequestError
 
 #: Split: key in the file.
 SECTIONS = {"train": "training", "val": "validation", "test": "test"}
@@ -128,16 +129,10 @@ def write_datalist(datalist: Datalist, path: Path) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        content = read_json(path, foreign=True)
+    except DocumentError as error:
         sections = ", ".join(f"'{section}'" for section in SECTIONS.values())
-        msg = f"datalist {path} cannot be read ({error.strerror}); give a JSON file with lists under {sections}"
-        raise RequestError(msg) from error
-    except UnicodeDecodeError as error:
-        msg = f"datalist {path} is no text in UTF-8, so it is no JSON file; is it a volume?"
-        raise RequestError(msg) from error
-    except json.JSONDecodeError as error:
-        msg = f"datalist {path} is not valid JSON (line {error.lineno}: {error.msg})"
+        msg = f"datalist {error}; is it a volume? Give a JSON file with lists under {sections}"
         raise RequestError(msg) from error
     if not isinstance(content, dict):
         msg = f"datalist {path} must be an object with lists under {', '.join(SECTIONS.values())}"
@@ -310,7 +305,7 @@ def project_datalist(folder: Path | None = None) -> Datalist:
             "or give a datalist file of your own"
         )
         raise RequestError(msg)
-    volumes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["volumes"]
+    volumes = read_json(folder / "manifest.json")["volumes"]
     people: dict[str, list[dict[str, Any]]] = {}
     for volume in volumes:
         if len(volume["shape"]) == 3 and volume["modality"] in {**_MODALITIES, **_MASK_KINDS}:

@@ -8,7 +8,6 @@ atomic: a file with the final name is complete, whatever happens.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from contextlib import contextmanager, suppress
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from scorefusion.errors import VolumeError
+from scorefusion.documents import read_json
+from scorefusion.errors import DocumentError, VolumeError
 from scorefusion.imaging.atomic import hidden_folder
 from scorefusion.imaging.grid import Grid
 from scorefusion.imaging.metaimage import describe_metaimage
@@ -240,14 +240,10 @@ def _read_sidecar(sidecar: Path) -> tuple[float | None, int | None]:
     except OSError:  # a name that is too long to exist
         return None, None
     try:
-        with sidecar.open("rb") as stream:
-            text = stream.read(LONGEST_SIDECAR + 1)
-        if len(text) > LONGEST_SIDECAR:
-            refuse(sidecar, f"is longer than {LONGEST_SIDECAR} bytes, but lies beside the volume", "Remove it.")
-        fields = json.loads(text.decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        why = _first_line(error)
-        refuse(sidecar, f"is no readable JSON ({why}), but lies beside the volume", "Mend or remove it.")
+        fields = read_json(sidecar, largest=LONGEST_SIDECAR, foreign=True)
+    except DocumentError as error:
+        msg = f"{error}, but lies beside the volume. Mend or remove it."
+        raise VolumeError(msg) from error
     if not isinstance(fields, dict):
         return None, None  # some other file that happens to have this name
     thickness = fields.get("SliceThickness")

@@ -11,7 +11,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from scorefusion.bundle.store import BundleInfo, bundle_folders, list_bundles, user_models_folder
+from scorefusion.bundle.store import UNREADABLE, BundleInfo, list_bundles, shipped_folders, user_models_folder
+from scorefusion.errors import BundleError
 from scorefusion.run.devices import cpu_count, device_problem, pick_device
 from scorefusion.run.estimate import expected_seconds, measure_conv_rate
 from scorefusion.run.memory import available_memory, total_memory
@@ -63,13 +64,19 @@ def doctor(measure: bool = True) -> dict[str, Any]:
 
     infos = list_bundles()
     for info in infos:
-        if info.problem:
+        if info.id == UNREADABLE:
+            problems.append({"what": str(info.problem), "do": "Set SCOREFUSION_HOME to a folder of yours."})
+        elif info.problem:
             problems.append({"what": info.problem, "do": f"scorefusion models remove {info.id}, then import it again"})
     if not infos:
         what = "No model is installed."
         problems.append({"what": what, "do": "scorefusion models import FILE.zip"})
-    folders = [_folder(folder) for folder in bundle_folders()]
-    if not folders[-1]["writable"]:
+    folders = [_folder(folder, user=False) for folder in shipped_folders()]
+    try:
+        folders.append(_folder(user_models_folder(), user=True))
+    except (BundleError, OSError):  # listed above, as a problem of the models
+        pass
+    if not all(folder["writable"] for folder in folders if folder["user"]):
         what = f"Models cannot be imported: {folders[-1]['path']} is not writable."
         problems.append({"what": what, "do": "Set SCOREFUSION_HOME to a folder of yours."})
 
@@ -125,7 +132,7 @@ def _devices(measure: bool) -> list[dict[str, Any]]:
     return devices
 
 
-def _folder(folder: Path) -> dict[str, Any]:
+def _folder(folder: Path, user: bool) -> dict[str, Any]:
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -133,7 +140,7 @@ def _folder(folder: Path) -> dict[str, Any]:
         "path": str(folder),
         "exists": folder.is_dir(),
         "writable": existing.is_dir() and os.access(existing, os.W_OK),
-        "user": folder == user_models_folder(),
+        "user": user,
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scorefusion.documents import read_json
 from scorefusion.errors import RequestError
 from scorefusion.imaging.intensity_map import BACKGROUND, KNOTS, IntensityMap, IntensityMaps, read_maps
 from scorefusion.training.volumes import TrainingVolume
@@ -31,7 +32,7 @@ def find_maps(
         RequestError: no training scan has one of the conditions.
     """
     if path.is_file():
-        kept = read_maps(json.loads(path.read_text(encoding="utf-8")))
+        kept = read_maps(read_json(path))
         assert kept is not None
         return kept
 

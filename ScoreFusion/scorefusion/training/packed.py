@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from scorefusion.documents import parse_json
 from scorefusion.errors import RequestError
 from scorefusion.synthesis.labels import LabelMap
 from scorefusion.training.recipe import Recipe
@@ -95,8 +96,8 @@ def unpack(path: Path) -> PackedData:
             if metadata.get("scorefusion_packed") != VERSION:
                 msg = f"{path} holds no packed data of this version; make it anew: scorefusion train RECIPE --pack"
                 raise RequestError(msg)
-            medians = json.loads(metadata.get("medians", "null"))
-            for fact in json.loads(metadata["facts"]):
+            medians = parse_json(metadata.get("medians", "null").encode())
+            for fact in parse_json(metadata["facts"].encode()):
                 tensor = file.get_tensor(fact["key"])
                 if "split" in fact:
                     splits[fact["split"]].append(

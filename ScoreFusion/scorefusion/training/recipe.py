@@ -22,13 +22,17 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from scorefusion.bundle import bounds
+from scorefusion.bundle.metadata import Checker, check_plan, check_presets
 from scorefusion.diffusion.schedule import NoiseSchedule
-from scorefusion.errors import RequestError
+from scorefusion.documents import DEEPEST, parse_yaml, read_yaml
+from scorefusion.errors import DocumentError, RequestError
 from scorefusion.fusion.inputs import InputLayout
 from scorefusion.fusion.planes import Plane
 
 RECIPES = Path(__file__).with_name("recipes")
 LENGTHS = {"steps": "minutes", "minutes": "steps"}  # of a stage: one or the other
+MOST_EXTENDED = 8  # recipes in a chain of `extends`
 STAGES = ("planes", "prior", "fusion", "volumes", "joint", "volume")
 Contrast = Literal["t1", "t1ce", "t2", "flair", "pd"]
 CONTRASTS: tuple[Contrast, ...] = ("t1", "t1ce", "t2", "flair", "pd")
@@ -309,6 +313,37 @@ class Recipe(_Part):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _exportable(self) -> Recipe:
+        """What a bundle may not hold must be known before hours of training, not after."""
+        checker, networks, output = Checker(), self.networks, self.output
+
+        def check(values: dict[str, Any], prefix: str, table: bounds.Table) -> None:
+            checker.check_all(values, prefix, {key: table[key] for key in values if key in table})
+
+        shared = ("residual_gain", "base_rounds")
+        check({key: getattr(networks, key) for key in shared}, "networks.", bounds.SECTION)
+        check({"spacing_mm": list(self.spacing_mm), "conditions": [{} for _ in self.conditions]}, "", bounds.SECTION)
+        for index, condition in enumerate(self.conditions):
+            values = {"name": condition.name, "description": condition.description}
+            check(values, f"conditions.{index}.", bounds.CONDITION)
+        check({"name": self.target.name}, "target.", bounds.TARGET)
+        for key in ("plane", "fusion", "volume"):
+            check(getattr(networks, key), f"networks.{key}.", bounds.NETWORK)
+        schedule = self.networks.timesteps if networks.timesteps <= bounds.MAX_TIMESTEPS else None
+        if schedule is None:
+            checker.expect("networks.timesteps", networks.timesteps, f"at most {bounds.MAX_TIMESTEPS}")
+        check_presets(checker, output.presets, "output.presets.", schedule)
+        uncertainty = bounds.DEFAULT_UNCERTAINTY | output.uncertainty
+        check_plan(checker, uncertainty, "output.uncertainty.", bounds.UNCERTAINTY, schedule)
+        check(output.domain, "output.domain.", bounds.DOMAIN)
+        check({"version": output.version}, "output.", bounds.METADATA)
+        if output.description:
+            check({"description": output.description}, "output.", bounds.METADATA)
+        if checker.problems:
+            raise ValueError("; ".join(checker.problems))
+        return self
+
     @property
     def medians(self) -> tuple[float | None, ...]:
         """Levels of the foreground's median in the channels of a block: the conditions', then the target's."""
@@ -398,16 +433,19 @@ def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
     Raises:
         RequestError: what is wrong, where, and what was probably meant; all problems at once.
     """
-    import yaml
-
     path = _find(name_or_path)
     content = _read_mapping(path)
     for change in changes:
         key, equals, value = change.partition("=")
-        if not equals or not key:
-            msg = f"--set {change!r}: expected key.key=value, for example stages.planes.minutes=5"
+        keys = key.split(".")
+        if not equals or not key or len(keys) > DEEPEST:
+            msg = f"--set {change[:200]!r}: expected key.key=value, for example stages.planes.minutes=5"
             raise RequestError(msg)
-        _merge(content, _nest(key.split("."), yaml.safe_load(value)))
+        try:
+            _merge(content, _nest(keys, parse_yaml(value)))
+        except DocumentError as error:
+            msg = f"--set {key}: the value {error}"
+            raise RequestError(msg) from error
     return parse_recipe(content, str(path))
 
 
@@ -423,24 +461,29 @@ def parse_recipe(content: Mapping[str, Any], where: str) -> Recipe:
 
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
-    if path.is_file():
-        return path
     shipped = RECIPES / f"{name_or_path}.yaml"
-    if shipped.is_file():
-        return shipped
-    near = difflib.get_close_matches(str(name_or_path), known_recipes(), n=1)
+    found = next((each for each in (path, shipped) if _is_file(each)), None)
+    if found is not None:
+        return found
+    name = str(name_or_path)[:100]
+    near = difflib.get_close_matches(name, known_recipes(), n=1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
-    msg = f"There is no recipe {str(name_or_path)!r}. {hint}Give a YAML file or one of: {', '.join(known_recipes())}."
+    msg = f"There is no recipe {name!r}. {hint}Give a YAML file or one of: {', '.join(known_recipes())}."
     raise RequestError(msg)
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
-    import yaml
-
+def _read_mapping(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's own keys over those of what it extends; `extending` are the recipes that led here."""
+    chain = (*extending, path.resolve())
+    if chain[-1] in extending or len(chain) > MOST_EXTENDED:
+        names = " -> ".join(each.name for each in chain[:5])
+        what = "itself" if chain[-1] in extending else f"more than {MOST_EXTENDED - 1} others"
+        msg = f"recipe {chain[0]} extends {what}: {names}. Give one of them another name, or leave out 'extends'"
+        raise RequestError(msg)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        msg = f"recipe {path} is not valid YAML: {' '.join(str(error).split())}"
+        content = read_yaml(path)
+    except DocumentError as error:
+        msg = f"recipe {error}"
         raise RequestError(msg) from error
     if not isinstance(content, dict):
         msg = f"recipe {path} holds {type(content).__name__}; expected keys and values"
@@ -448,10 +491,20 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     base = content.pop("extends", None)
     if base is None:
         return content
+    if not isinstance(base, str) or not base:
+        msg = f"recipe {path}: 'extends' is {base!r}; expected the name or the file of one recipe"
+        raise RequestError(msg)
     beside = path.parent / f"{base}.yaml"
-    merged = _read_mapping(beside if beside.is_file() else _find(base))
+    merged = _read_mapping(_find(beside if _is_file(beside) else base), chain)
     _merge(merged, content)
     return merged
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long for any file
+        return False
 
 
 def _merge(into: dict[str, Any], changes: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ python -m scorefusion.training.ship runs/mine/bundle/my-model --out Resources/Mo
 
 from __future__ import annotations
 
-import json
+import copy
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ import typer
 from scorefusion.bundle.folder import Bundle
 from scorefusion.bundle.write import write_bundle
 from scorefusion.cli.console import listening
+from scorefusion.documents import read_json
 from scorefusion.training.recipe import without_folders
 
 LARGEST = 8_000_000  # bytes of a shipped bundle
@@ -27,7 +28,7 @@ def ship(source: Path, out: Path, card: str, licence: str, quality: dict[str, ob
     """
     bundle = Bundle(source)
     bundle.verify()
-    metadata = json.loads(json.dumps(bundle.metadata))
+    metadata = copy.deepcopy(bundle.metadata)
     if version is not None:
         metadata["version"] = version
         metadata["changelog"] = {version: "see CHANGELOG.md"}
@@ -53,7 +54,7 @@ def main(
 ) -> None:
     """Put a trained bundle where it is shipped from."""
     with listening(json_lines=False):
-        figures = {} if quality is None else json.loads(quality.read_text(encoding="utf-8"))
+        figures = {} if quality is None else read_json(quality)
         text, terms = card.read_text(encoding="utf-8"), licence.read_text(encoding="utf-8")
         shipped = ship(source, out, text, terms, figures, version)
         typer.echo(f"{shipped.id} {shipped.version}: {shipped.size_bytes} bytes, {shipped.hash}")

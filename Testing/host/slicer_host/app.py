@@ -79,7 +79,7 @@ class ModuleManager(Signals):
 
 
 class ExtensionsManagerModel(Signals):
-    """Records which extensions a module asks for; tests set `installed` beforehand."""
+    """Installs nothing; records which extensions a module asks for. Tests set `installed` beforehand."""
 
     def __init__(self) -> None:
         super().__init__("extensionInstalled(QString)", "extensionUninstalled(QString)")
@@ -92,16 +92,33 @@ class ExtensionsManagerModel(Signals):
         """Tell whether an extension is installed."""
         return name in self.installed
 
-    def installExtensionFromServer(self, name: str, restart: bool = True, waitForComplete: bool = True) -> bool:
-        """Record the wish; the extension counts as installed unless `refuse` is set."""
+    def installExtensionFromServer(self, name: str, restart: bool = True, update: bool = False) -> bool:
+        """Ask whether to install and, if `restart`, whether to restart; then the extension counts as installed.
+
+        Neither is asked in testing (installed, not restarted) and when not `interactive` (installed and restarted).
+        Fails if `refuse` is set.
+        """
+        if name in self.installed:
+            return True
+        testing = slicer.app.testingEnabled()
+        if not testing and self.interactive and not _is_confirmed("Install extension ?", f"Install '{name}' now?"):
+            return False
         self.requested.append(name)
-        if not self.refuse:
-            self.installed.add(name)
-        return not self.refuse
+        slicer.app.processEvents()  # while it downloads
+        if self.refuse:
+            return False
+        self.installed.add(name)
+        if restart and not testing and (not self.interactive or _is_confirmed("Restart slicer ?", "Restart now?")):
+            slicer.app.restart()
+        return True
 
     def updateExtensionsMetadataFromServer(self, force: bool = False, waitForComplete: bool = False) -> bool:
         """Do nothing: there is no server."""
         return True
+
+
+def _is_confirmed(title: str, text: str) -> bool:
+    return QtWidgets.QMessageBox.question(None, title, text) == QtWidgets.QMessageBox.Yes
 
 
 class SlicerApplication(Signals):

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import slicer
+import slicer.util
 from PySide6 import QtCore, QtGui, QtWidgets
 
 PATIENCE_MS = 5000
@@ -67,6 +69,9 @@ class DialogDesk:
                 abandoned.append(True)
                 dialog.reject()
 
+        # `slicer.util` says deleteLater() before exec_(). Slicer's main loop keeps the dialog until it returns there; a
+        # test has no main loop, and Qt would delete it as soon as its own loop begins.
+        QtCore.QCoreApplication.removePostedEvents(dialog, int(QtCore.QEvent.DeferredDelete))
         QtCore.QTimer.singleShot(0, dialog, answer)
         QtCore.QTimer.singleShot(PATIENCE_MS, dialog, give_up)
         result = execute(dialog)
@@ -79,6 +84,21 @@ class DialogDesk:
 desk = DialogDesk()
 
 
+def answer_yes_in_testing() -> None:
+    """Let `slicer.util` confirm under testing, as its documentation says.
+
+    Its code compares True with a button, and so far answers no: a module must be safe with either.
+    """
+    for name in ("confirmOkCancelDisplay", "confirmYesNoDisplay"):
+        original = getattr(slicer.util, name)
+
+        def confirm(text: str, *args: Any, original: Callable[..., bool] = original, **options: Any) -> bool:
+            answer = original(text, *args, **options)
+            return True if slicer.app.testingEnabled() else answer
+
+        setattr(slicer.util, name, confirm)
+
+
 def _describe(dialog: QtWidgets.QDialog) -> str:
     if isinstance(dialog, QtWidgets.QMessageBox):
         text = dialog.text
@@ -89,6 +109,7 @@ def _describe(dialog: QtWidgets.QDialog) -> str:
 
 def install() -> None:
     """Replace the blocking calls of Qt. PythonQt's file dialogs return the path only, not (path, filter)."""
+    answer_yes_in_testing()
     original = QtWidgets.QDialog.exec
 
     def run(dialog: QtWidgets.QDialog) -> int:

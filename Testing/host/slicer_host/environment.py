@@ -10,6 +10,7 @@ from pathlib import Path
 import slicer
 
 _PACKAGE = Path(__file__).parent / "slicer_package"
+_LAUNCHER = Path(__file__).with_name("launcher.py")
 _saved: dict[str, str | None] = {}
 
 
@@ -35,7 +36,7 @@ def prepare(version: tuple[int, int], torch: str, folder: Path) -> None:
         folder: empty folder of this host.
     """
     make_importable()
-    from slicer_host import pytorch_utils, sample_data, sitk_utils
+    from slicer_host import dicom, pytorch_utils, sample_data, sitk_utils
 
     sample_data.reset()
     sys.modules["SampleData"] = sample_data
@@ -44,6 +45,7 @@ def prepare(version: tuple[int, int], torch: str, folder: Path) -> None:
     import slicer.packaging
 
     slicer.packaging.reset()
+    slicer.dicomDatabase = dicom.DicomDatabase()
     from slicer_host import older_slicer
 
     older_slicer.hide_newer(version)
@@ -61,6 +63,7 @@ def restore() -> None:
         else:
             os.environ[name] = value
     _saved.clear()
+    del slicer.dicomDatabase
     for name in ("PyTorchUtils", "SampleData", "sitkUtils"):
         sys.modules.pop(name, None)
 
@@ -68,15 +71,17 @@ def restore() -> None:
 def _act_as_launcher(folder: Path) -> None:
     """Change the environment as Slicer's launcher does: `PythonSlicer` on PATH, and SLICER_HOME.
 
-    `PythonSlicer` is a script that runs this Python. `slicer.app.startupEnvironment()` does not have these changes.
+    `PythonSlicer` runs this Python below a launcher (see launcher.py). `slicer.app.startupEnvironment()` does not have
+    these changes.
     """
     bin_folder = folder / "bin"
     bin_folder.mkdir(exist_ok=True)
+    launch = f'"{sys.executable}" -I -S "{_LAUNCHER}"'
     if os.name == "nt":
-        (bin_folder / "PythonSlicer.bat").write_text(f'@"{sys.executable}" %*\r\n', encoding="utf-8")
+        (bin_folder / "PythonSlicer.bat").write_text(f"@{launch} %*\r\n", encoding="utf-8")
     else:
         script = bin_folder / "PythonSlicer"
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+        script.write_text(f'#!/bin/sh\nexec {launch} "$@"\n', encoding="utf-8")
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
     path = str(bin_folder) + os.pathsep + os.environ.get("PATH", "")
     for name, value in {"PATH": path, "SLICER_HOME": str(folder)}.items():

@@ -105,6 +105,11 @@ class Host:
         """What modules wanted to install, by `slicer.packaging` or `slicer.util.pip_install`."""
         return older_slicer.pip_calls()
 
+    @property
+    def pip(self) -> Any:
+        """What pip prints and how it ends; see `slicer_package/packaging.py`."""
+        return older_slicer.packaging_module().pip
+
     # --- modules ---
 
     def load_module(self, path: str | Path) -> ScriptedModule:
@@ -265,6 +270,7 @@ class Host:
         Returns:
             The picture, a QImage of the size given to `set_view_size`.
         """
+        self.process_events()  # a layout that was just chosen is arranged by the event loop
         image = draw_layout(self.app.layoutManager())
         _save(image, path)
         return image

@@ -10,6 +10,10 @@ from slicer_host.app import Signals
 from slicer_host.layout_picture import slice_rect, view_places
 from slicer_host.views import SliceView
 
+# isort: split
+from PySide6 import QtCore
+
+_CONVENTIONAL = 2  # vtkMRMLLayoutNode.SlicerLayoutConventionalView
 _FOUR_UP = 3  # vtkMRMLLayoutNode.SlicerLayoutFourUpView
 
 
@@ -127,8 +131,31 @@ class ThreeDWidget:
         return self._controller
 
 
+class _Viewport(QtCore.QObject):
+    """Stands for the widget that holds the views: Qt arranges its children when it comes to a posted request."""
+
+    def __init__(self, arrange: Any) -> None:
+        super().__init__()
+        self._arrange = arrange
+
+    def request_layout(self) -> None:
+        """Ask to be arranged, as `QWidget.setLayout` does."""
+        QtCore.QCoreApplication.postEvent(self, QtCore.QEvent(QtCore.QEvent.LayoutRequest))
+
+    def event(self, event: QtCore.QEvent) -> bool:
+        """Arrange the views."""
+        if event.type() == QtCore.QEvent.LayoutRequest:
+            self._arrange()
+            return True
+        return super().event(event)
+
+
 class LayoutManager(Signals):
-    """Arranges the views. The nodes of a layout's views are made when the layout is first shown, and stay."""
+    """Arranges the views. The nodes of a layout's views are made when the layout is first shown, and stay.
+
+    As in Slicer the views of a layout exist as soon as it is chosen, but get their size from the event loop; and
+    `layoutChanged` comes with every modification of the layout node, also when the layout is the same.
+    """
 
     tableViewCount = 0
     plotViewCount = 0
@@ -142,10 +169,16 @@ class LayoutManager(Signals):
         self._scene = scene
         self._slice_widgets: dict[str, SliceWidget] = {}
         self._three_d_widgets: dict[str, ThreeDWidget] = {}
-        self._layout = -1
+        self._description: str | None = None
+        self._viewport = _Viewport(lambda: self.resize(*self.size))
         self.size = (900, 600)
-        self._tag = self._logic.GetLayoutNode().AddObserver("ModifiedEvent", lambda caller, event: self._update())
+        self._tag = self._logic.GetLayoutNode().AddObserver("ModifiedEvent", lambda *_args: self._update())
+        self._scene_tags = [
+            scene.AddObserver(event, lambda *_args: self._update())
+            for event in (scene.EndBatchProcessEvent, scene.EndCloseEvent)
+        ]
         self.setLayout(_FOUR_UP)
+        self.resize(*self.size)
 
     def layoutLogic(self) -> Any:
         """Return the layout logic."""
@@ -161,9 +194,11 @@ class LayoutManager(Signals):
         self.setLayout(layout)
 
     def setLayout(self, layout: int) -> None:
-        """Show a layout, by its number."""
-        self._logic.GetLayoutNode().SetViewArrangement(int(layout))
-        self._update()
+        """Show a layout, by its number; the conventional one stands in for a number that nobody registered."""
+        node = self._logic.GetLayoutNode()
+        if self.layout == layout:
+            return
+        node.SetViewArrangement(int(layout) if node.IsLayoutDescription(int(layout)) else _CONVENTIONAL)
 
     def visible_view_nodes(self) -> list[Any]:
         """Return the nodes of the views in the current layout; for the host."""
@@ -171,16 +206,19 @@ class LayoutManager(Signals):
         return [nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())]
 
     def _update(self) -> None:
+        if self._scene.IsBatchProcessing():
+            return
         for node in self.visible_view_nodes():
             name = node.GetLayoutName()
             if node.IsA("vtkMRMLSliceNode") and name not in self._slice_widgets:
                 self._slice_widgets[name] = SliceWidget(self._make_slice_logic(node))
             elif node.IsA("vtkMRMLViewNode") and name not in self._three_d_widgets:
                 self._three_d_widgets[name] = ThreeDWidget(node)
-        if self.layout != self._layout:
-            self._layout = self.layout
-            self.resize(*self.size)
-            self.emit("layoutChanged(int)", self._layout)
+        description = self._logic.GetLayoutNode().GetCurrentLayoutDescription()
+        if description != self._description:
+            self._description = description
+            self._viewport.request_layout()
+        self.emit("layoutChanged(int)", self.layout)
 
     def resize(self, width: int, height: int) -> None:
         """Set the size (pixels) of the area of all views; the slice views get their share, as by a resized window."""
@@ -243,6 +281,8 @@ class LayoutManager(Signals):
             widget.sliceView().close()
             widget.sliceLogic().SetMRMLScene(None)
         self._logic.GetLayoutNode().RemoveObserver(self._tag)
+        for tag in self._scene_tags:
+            self._scene.RemoveObserver(tag)
         self._logic.SetMRMLScene(None)
         self._slice_widgets.clear()
         self._three_d_widgets.clear()

@@ -148,6 +148,9 @@ def forget_imports(name: str) -> None:
     for python_name in set(sys.modules) - before:
         if python_name == name or python_name.split(".")[0] == f"{name}Lib":
             del sys.modules[python_name]
+            parent, _, child = python_name.rpartition(".")
+            if hasattr(sys.modules.get(parent), child):  # `from parent import child` would find the old one
+                delattr(sys.modules[parent], child)
     if added_folder in sys.path:
         sys.path.remove(added_folder)
 

@@ -33,9 +33,16 @@ def hide_newer(version: tuple[int, int]) -> None:
 
     def pip_install(requirements: Any) -> None:
         _packaging.calls.append({"function": "pip_install", "requirements": requirements})
+        _packaging.run_pip()
+        _packaging.note_installed(requirements)
+
+    def pip_uninstall(requirements: Any) -> None:
+        _packaging.calls.append({"function": "pip_uninstall", "requirements": requirements})
+        _packaging.run_pip()
 
     _replace(slicer.util, "launchConsoleProcess", launch_blocking)
     _replace(slicer.util, "pip_install", pip_install)
+    _replace(slicer.util, "pip_uninstall", pip_uninstall)
     _replace(slicer, "packaging", None)
     del slicer.packaging
     sys.modules["slicer.packaging"] = None  # type: ignore[assignment]  makes the import fail
@@ -50,6 +57,11 @@ def show_again() -> None:
     if _hidden:
         sys.modules["slicer.packaging"] = _packaging
     _hidden.clear()
+
+
+def packaging_module() -> Any:
+    """Return what plays pip, whatever the version of Slicer."""
+    return _packaging
 
 
 def pip_calls() -> list[dict[str, Any]]:

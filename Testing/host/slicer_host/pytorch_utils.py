@@ -1,4 +1,8 @@
-"""`PyTorchUtils`, the module of the PyTorch extension, in the state that a test chooses."""
+"""`PyTorchUtils`, the module of the PyTorch extension, in the state that a test chooses.
+
+Its downloads run as pip does (see slicer_package/packaging.py), for minutes in life: lines are printed, and events are
+processed, so that the user can go on clicking.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+TITLE = "PyTorch Utils"  # of the module, as users see it
 STATES = ("missing", "not installed", "installed")
 
 state = "installed"
@@ -35,6 +40,13 @@ def configure(new_state: str) -> None:
     sys.modules["PyTorchUtils"] = None if new_state == "missing" else sys.modules[__name__]  # type: ignore[assignment]
 
 
+def _packaging() -> ModuleType:
+    """Return the host's pip; a module of that name cannot be imported while Slicer 5.10 is imitated."""
+    from slicer_host import older_slicer
+
+    return older_slicer.packaging_module()
+
+
 class PyTorchUtilsLogic:
     """Finds or installs torch."""
 
@@ -55,7 +67,11 @@ class PyTorchUtilsLogic:
         torchVersionRequirement: str | None = None,
         torchvisionVersionRequirement: str | None = None,
     ) -> ModuleType | None:
-        """Record the call; torch then counts as installed, unless the user declines (then None)."""
+        """Record the call; torch then counts as installed, unless the user declines (then None).
+
+        Raises:
+            CalledProcessError: pip failed.
+        """
         global state
         install_calls.append(
             {
@@ -67,8 +83,17 @@ class PyTorchUtilsLogic:
         )
         if decline_install:
             return None
+        _packaging().run_pip()
+        _packaging().note_installed("torch")
         state = "installed"
         return self.torch
+
+    def uninstallTorch(self, askConfirmation: bool = False, forceComputationBackend: str | None = None) -> None:
+        """Record the call; torch then counts as not installed."""
+        global state
+        _packaging().calls.append({"function": "pip_uninstall", "requirements": "torch torchvision"})
+        _packaging().run_pip()
+        state = "not installed"
 
     @property
     def torch(self) -> ModuleType:
