@@ -101,7 +101,7 @@ right("numbers: sidecar without thickness", thick(sidecar={"EchoTime": 0.1}))
 right("numbers: sidecar with thickness null", thick(sidecar={"SliceThickness": None}))
 for value in (None, 3, "x", [], "k-", "ijk"):
     right(f"numbers: sidecar with direction {value}", thick(sidecar={"SliceEncodingDirection": value}))
-refused("numbers: sidecar of 20 MB", thick(sidecar=b'{"a": "' + b"x" * 20_000_000 + b'"}'), "longer")
+refused("numbers: sidecar of 20 MB", thick(sidecar=b'{"a": "' + b"x" * 20_000_000 + b'"}'), "larger")
 
 # ---- Spacing ----
 

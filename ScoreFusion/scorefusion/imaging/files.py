@@ -175,7 +175,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 def sidecar_path(volume: Path) -> Path:
     """``scan.nii.gz`` -> ``scan.json``, where BIDS, and our record, tell about a volume."""
     suffix = _suffix(volume, READABLE_SUFFIXES) or volume.suffix
-    return volume.with_name(volume.name[: len(volume.name) - len(suffix)] + ".json")
+    return volume.parent / (volume.name[: len(volume.name) - len(suffix)] + ".json")  # a folder may have no name
 
 
 # ---- Reading ----
