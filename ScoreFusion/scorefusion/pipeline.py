@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,21 +126,10 @@ def translate(
     chosen = pick_device(device, report.warning)
     dtype = pick_precision(precision, chosen)
     report.log(f"Model {bundle.id} {bundle.version} on {chosen} ({str(dtype).removeprefix('torch.')})")
-    with inference_settings():
-        try:
-            loaded = load_model(bundle, chosen, dtype)
-            fusion = loaded.choose_rule(rule)
-            _choose_tiles(fusion, request, chosen, tile, report)
-            run = _Run(loaded, fusion, request, seed, chosen, report)
-            main, spread = run.sample(plan, uncertainty)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            msg = (
-                f"{chosen} ran out of memory. Close other programs, give a smaller tile (tile=64), crop the volume "
-                "around the head, or use device='cpu'."
-            )
-            raise OutOfMemory(msg) from error
+    with inference_settings(), _memory_errors(chosen):
+        loaded = load_model(bundle, chosen, dtype)
+        fusion = loaded.choose_rule(rule)
+        main, spread = sample_prepared(loaded, fusion, request, plan, seed, chosen, report, tile, uncertainty)
         volume, quality = request.finish(main.mean)
         deviation = None if spread is None else request.finish_deviation(spread.deviation)
     for made in (volume, deviation):
@@ -155,7 +145,7 @@ def translate(
     if rule is not None:
         provenance["RuleAsked"] = rule
     if spread is not None and spread is not main:
-        provenance["Uncertainty"] = dataclasses.asdict(run.uncertainty_plan(plan))
+        provenance["Uncertainty"] = dataclasses.asdict(uncertainty_plan(bundle))
     return Result(volume, deviation, provenance, quality)
 
 
@@ -229,6 +219,50 @@ def _check_records(volumes: Mapping[str, Volume], report: Reporter) -> None:
 # -- the run -------------------------------------------------------------------------------------------------------
 
 
+def sample_prepared(
+    model: Model,
+    rule: FusionRule,
+    request: Prepared,
+    plan: SamplingPlan,
+    seed: int,
+    device: torch.device,
+    report: Reporter,
+    tile: int | tuple[int, int, int] | None = None,
+    uncertainty: bool = False,
+) -> tuple[Restoration, Restoration | None]:
+    """Sample what was prepared, in tiles where memory asks for it: the one way to a result, for users and for tables.
+
+    Returns:
+        The result on the request's box, and the run whose spread is the uncertainty (None unless asked for).
+
+    Raises:
+        OutOfMemory: the device cannot hold the work.
+    """
+    with _memory_errors(device):
+        _choose_tiles(rule, request, device, tile, report)
+        return _Run(model, rule, request, seed, device, report).sample(plan, uncertainty)
+
+
+@contextmanager
+def _memory_errors(device: torch.device) -> Iterator[None]:
+    """Words for what a device says when it is full."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        msg = (
+            f"{device} ran out of memory. Close other programs, give a smaller tile (tile=64), crop the volume "
+            "around the head, or use device='cpu'."
+        )
+        raise OutOfMemory(msg) from error
+
+
+def uncertainty_plan(bundle: Bundle) -> SamplingPlan:
+    """The bundle's short sampling for spread: one evaluation alone has none."""
+    return SamplingPlan(**{**DEFAULT_UNCERTAINTY, **bundle.section.get("uncertainty", {})})
+
+
 @dataclass
 class _Run:
     """Networks, request and listener of one run."""
@@ -244,7 +278,7 @@ class _Run:
         """The result, and the run whose spread is the uncertainty (the same one where the plan has several samples)."""
         plans = [plan]
         if uncertainty and plan.samples < 2:
-            plans.append(self.uncertainty_plan(plan))
+            plans.append(uncertainty_plan(self.model.bundle))
         total = float(sum(p.samples * p.steps for p in plans))
         results = []
         done = 0
@@ -255,10 +289,6 @@ class _Run:
         if not uncertainty:
             return results[0], None
         return results[0], results[-1]
-
-    def uncertainty_plan(self, plan: SamplingPlan) -> SamplingPlan:
-        """The bundle's short sampling for spread: one evaluation alone has none."""
-        return SamplingPlan(**{**DEFAULT_UNCERTAINTY, **self.model.section.get("uncertainty", {})})
 
     def _restore(self, plan: SamplingPlan, stage: str, done: int, total: float) -> Restoration:
         voxels = float(np.prod(self.request.box.shape))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import pickle
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,24 +26,24 @@ from scorefusion.datasets.datalist import Datalist, project_datalist, read_datal
 from scorefusion.errors import BundleError, Cancelled, GeometryError, RequestError, VolumeError  # noqa: E402
 from scorefusion.evaluation.benchmark import classical_methods  # noqa: E402
 from scorefusion.evaluation.downstream import cli  # noqa: E402
-from scorefusion.evaluation.downstream.dice import dice, gap_share, mean  # noqa: E402
 from scorefusion.evaluation.downstream.labels import TISSUES, masks_of, read_labels, standard_name  # noqa: E402
-from scorefusion.evaluation.downstream.monai_bundle import load_segmenter  # noqa: E402
-from scorefusion.evaluation.downstream.network_config import build_network, plain  # noqa: E402
-from scorefusion.evaluation.downstream.patches import PatchSource, read_example, usable_cases  # noqa: E402
-from scorefusion.evaluation.downstream.report import document, sentences  # noqa: E402
-from scorefusion.evaluation.downstream.score import Downstream, Row, run_downstream  # noqa: E402
-from scorefusion.evaluation.downstream.trainer import Trainer, TrainingOptions  # noqa: E402
-from scorefusion.evaluation.downstream.training import train_segmenter  # noqa: E402
+from scorefusion.evaluation.downstream.score import Downstream, dice, document, gap_share, run_downstream, sentences  # noqa: E402
+from scorefusion.evaluation.downstream.segmenter import Segmenter, build_network, load_segmenter, plain  # noqa: E402
+from scorefusion.evaluation.downstream.train import (  # noqa: E402
+    PatchSource,
+    Trainer,
+    TrainingOptions,
+    read_example,
+    train_segmenter,
+    usable_cases,
+)
+from scorefusion.evaluation.rows import Row, mean  # noqa: E402
 from scorefusion.evaluation.simulate import Setting  # noqa: E402
 from scorefusion.evaluation.suites import suite_of  # noqa: E402
 from scorefusion.imaging.files import write_volume  # noqa: E402
 from scorefusion.imaging.foreground import foreground_box  # noqa: E402
 from scorefusion.imaging.volume import Volume  # noqa: E402
 from scorefusion.progress import Reporter  # noqa: E402
-
-#: Bundles still come as TorchScript, which PyTorch calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
 SHAPE = (36, 40, 33)
 UNET = {
@@ -76,6 +78,28 @@ def datalist(tmp_path: Path) -> Datalist:
     return Datalist("phantoms", tuple(cases[:2]), (cases[2],), (cases[3],))
 
 
+class Writes(torch.nn.Module):
+    """As TorchScript it writes a file wherever it is called."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.save(x, self.path)
+        return x.repeat(1, 4, 1, 1, 1)
+
+
+class Touches:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path(self.path),)
+
+
 class Levels(torch.nn.Module):
     """Each voxel belongs to the level of the phantom that is nearest to it."""
 
@@ -89,20 +113,24 @@ def write_monai_bundle(
     channels: dict[str, str] | None = None,
     network: torch.nn.Module | None = None,
 ) -> Path:
-    """A bundle as others make them: TorchScript of `Levels`, or a network's weights with its definition."""
+    """A bundle as others make them: a network's definition and its weights; a U-Net unless one is given."""
     (folder / "configs").mkdir(parents=True)
     (folder / "models").mkdir()
-    config = {"inferer": {"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16]}, **(config or {})}
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16]}
+    config = {"network_def": UNET, "inferer": inferer, **(config or {})}
     (folder / "configs" / "inference.json").write_text(json.dumps(config))
     channels = channels or {"0": "background", "1": "Cerebrospinal fluid", "2": "grey matter", "3": "WM"}
     outputs = {"pred": {"channel_def": channels}}
     metadata = {"name": "levels", "version": "1.2.3", "network_data_format": {"outputs": outputs}}
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
-    if network is None:
-        torch.jit.save(torch.jit.script(Levels()), str(folder / "models" / "model.ts"))
-    else:
-        torch.save(network.state_dict(), folder / "models" / "model.pt")
+    torch.manual_seed(0)
+    network = network or build_network(config, folder)
+    torch.save(network.state_dict(), folder / "models" / "model.pt")
     return folder
+
+
+def levels_segmenter(**facts: Any) -> Segmenter:
+    return Segmenter(Levels().eval(), TISSUES, (16, 16, 16), notes={"segmenter": "levels 1.2.3"}, **facts)
 
 
 class TestDice:
@@ -187,7 +215,7 @@ class TestNetworkConfig:
 
     def test_no_component_inside_the_network(self, tmp_path: Path) -> None:
         config = {"network_def": {**UNET, "act": {"_target_": "os.system", "command": "true"}}}
-        with pytest.raises(BundleError, match="asks for 'os.system' inside it"):
+        with pytest.raises(BundleError, match="asks for another '_target_' inside it"):
             build_network(config, tmp_path)
 
     def test_circles_dead_ends_and_bad_arguments_are_told(self, tmp_path: Path) -> None:
@@ -200,14 +228,42 @@ class TestNetworkConfig:
 
 
 class TestAnyMonaiBundle:
-    def test_torchscript_segments_by_its_own_rule(self, tmp_path: Path) -> None:
+    def test_a_bundle_says_what_it_is_and_windows_are_put_together(self, tmp_path: Path) -> None:
         segmenter = load_segmenter(write_monai_bundle(tmp_path / "levels"), device="cpu", precision="float32")
         assert (segmenter.classes, segmenter.window, segmenter.exclusive) == (("CSF", "GM", "WM"), (16, 16, 16), True)
+        assert segmenter.notes["segmenter"].startswith("levels 1.2.3, model.pt ")
         image, labels = phantom(1)
-        found = segmenter.segment(torch.from_numpy(image.data[0]))
+        found = levels_segmenter().segment(torch.from_numpy(image.data[0]))
         truth = masks_of(torch.from_numpy(labels.data[0]), TISSUES)
         assert min(dice(found[name], truth[name]) for name in TISSUES) > 0.995
-        assert segmenter.notes["segmenter"].startswith("levels 1.2.3, model.ts ")
+
+    @pytest.mark.parametrize("file", ["model.ts", "model.pt", "model.safetensors"])
+    def test_a_file_that_runs_code_is_refused_without_being_run(self, file: str, tmp_path: Path) -> None:
+        """TorchScript can write files when it is called, and pickle when it is read."""
+        folder, ran = write_monai_bundle(tmp_path / "evil"), tmp_path / "ran"
+        (folder / "models" / "model.pt").unlink()
+        if file == "model.ts":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                torch.jit.save(torch.jit.script(Writes(str(ran))), str(folder / "models" / file))
+        else:
+            (folder / "models" / file).write_bytes(pickle.dumps(Touches(str(ran))))
+        with pytest.raises(BundleError, match="can run code, so it is not opened|no file of tensors only"):
+            load_segmenter(folder, device="cpu")
+        assert not ran.exists()
+
+    def test_weights_may_be_safetensors(self, tmp_path: Path) -> None:
+        from safetensors.torch import save_file
+
+        folder = write_monai_bundle(tmp_path / "b")
+        given, data = load_segmenter(folder, device="cpu"), torch.rand(17, 18, 19)
+        save_file(
+            torch.load(folder / "models" / "model.pt", weights_only=True), folder / "models" / "model.safetensors"
+        )
+        (folder / "models" / "model.pt").unlink()
+        again = load_segmenter(folder, device="cpu")
+        assert again.notes["segmenter"].startswith("levels 1.2.3, model.safetensors ")
+        assert all(torch.equal(mask, again.segment(data)[name]) for name, mask in given.segment(data).items())
 
     @pytest.mark.parametrize("kind", ["json", "yaml"])
     def test_weights_fill_the_network_of_the_configuration(self, kind: str, tmp_path: Path) -> None:
@@ -232,7 +288,11 @@ class TestAnyMonaiBundle:
         channels = {"0": "whole", "1": "core", "2": "rim", "3": "edge"}
         segmenter = load_segmenter(write_monai_bundle(tmp_path / "b", channels=channels), device="cpu")
         assert (segmenter.classes, segmenter.exclusive) == (("whole", "core", "rim", "edge"), False)
-        assert not any(mask.any() for mask in segmenter.segment(torch.rand(16, 17, 18)).values())  # all logits below 0
+        data = torch.rand(16, 16, 16)
+        with torch.no_grad():
+            logits = segmenter.network(segmenter.prepare(data[None])[None])[0]
+        for mask, channel in zip(segmenter.segment(data).values(), logits, strict=True):
+            assert torch.equal(mask, channel > 0)
 
     def test_its_intensity_transforms_are_used_and_the_rest_named(self, tmp_path: Path) -> None:
         steps = [
@@ -258,11 +318,8 @@ class TestAnyMonaiBundle:
         with pytest.raises(BundleError, match="none of configs/inference.json, configs/inference.yaml"):
             load_segmenter(tmp_path)
         folder = write_monai_bundle(tmp_path / "no-weights")
-        (folder / "models" / "model.ts").unlink()
-        with pytest.raises(BundleError, match="neither models/model.pt nor models/model.ts"):
-            load_segmenter(folder)
-        (folder / "models" / "model.ts").write_text("not a model")
-        with pytest.raises(BundleError, match="is no TorchScript file"):
+        (folder / "models" / "model.pt").unlink()
+        with pytest.raises(BundleError, match="neither models/model.safetensors nor models/model.pt"):
             load_segmenter(folder)
         folder = write_monai_bundle(tmp_path / "flat", {"inferer": {"roi_size": [16, 16]}})
         with pytest.raises(BundleError, match="only 3D segmenters"):
@@ -292,7 +349,7 @@ class TestAnyMonaiBundle:
 
 class TestTraining:
     def test_a_window_is_always_the_same_and_stays_on_its_labels(self, datalist: Datalist) -> None:
-        examples = [read_example(case, "t1", 3, 16) for case in datalist.training]
+        examples = [read_example(case, TINY) for case in datalist.training]
         source, again = PatchSource(examples, 16, seed=5), PatchSource(examples, 16, seed=5)
         again.draw(0)
         first, second = source.draw(7), again.draw(7)
@@ -305,10 +362,10 @@ class TestTraining:
             assert levels == sorted(levels)
 
     def test_small_volumes_are_padded_to_a_window(self, datalist: Datalist) -> None:
-        example = read_example(datalist.training[0], "t1", 3, 48)
-        assert example.image.shape == example.labels.shape == (1, 48, 48, 48)
-        assert float(example.image[0, -1].max()) == float(example.image.min())
-        assert int(example.labels[0, -1].max()) == 0
+        example = read_example(datalist.training[0], replace(TINY, window=48))
+        assert example["image"].shape == example["labels"].shape == (1, 48, 48, 48)
+        assert float(example["image"][0, -1].max()) == float(example["image"].min())
+        assert int(example["labels"][0, -1].max()) == 0
 
     def test_an_interrupted_training_ends_as_an_undisturbed_one(self, datalist: Datalist, tmp_path: Path) -> None:
         options, datalist = replace(TINY, steps=4), replace(datalist, validation=())
@@ -362,7 +419,7 @@ class TestTraining:
         found = usable_cases(project_datalist(data_folder).training, "t1")
         names = [case.case_id for case in found if case.case_id != "eve"]
         assert names == [f"mass_W{number}" for number in ("01", "02", "04", "06", "07", "11", "13", "14")]
-        kept = usable_cases(cli._find_datalist(None).training, "t1")
+        kept = usable_cases(cli.training_data(None).training, "t1")
         assert [case.case_id for case in kept] == names
 
 
@@ -372,49 +429,49 @@ def levels(tmp_path: Path) -> Path:
 
 
 class TestScore:
-    def test_ends_of_the_gap_and_what_lies_between(self, datalist: Datalist, levels: Path) -> None:
-        segmenter = load_segmenter(levels, device="cpu", precision="float32")
+    def test_ends_of_the_gap_and_what_lies_between(self, datalist: Datalist) -> None:
+        segmenter = levels_segmenter()
         result = run_downstream(suite_of(datalist), [Setting.parse("iso3")], classical_methods(), segmenter)
         rows = {row.method: row for row in result.rows}
         assert list(rows) == ["truth", "nearest", "linear", "cubic", "best"]
-        assert rows["truth"].dice("own") == 1.0
-        assert rows["truth"].dice("map") > 0.995
-        assert 0.5 < rows["nearest"].dice("map") < rows["cubic"].dice("map") < 0.97
-        assert rows["best"].detail.startswith("cubic + back-projection")
-        assert rows["best"].psnr_brain > rows["cubic"].psnr_brain
-        assert math.isnan(rows["truth"].psnr_brain)
-        for reference in ("map", "own"):
-            cubic, truth = rows["cubic"].dice(reference), rows["truth"].dice(reference)
-            expected = (rows["best"].dice(reference) - cubic) / (truth - cubic)
+        assert rows["truth"]["dice_own_mean"] == 1.0
+        assert rows["truth"]["dice_map_mean"] > 0.995
+        assert 0.5 < rows["nearest"]["dice_map_mean"] < rows["cubic"]["dice_map_mean"] < 0.97
+        assert result.best["iso3", "P3 T1"].startswith("cubic + back-projection")
+        assert rows["best"]["psnr_brain"] > rows["cubic"]["psnr_brain"]
+        assert math.isnan(rows["truth"]["psnr_brain"])
+        for reference in ("dice_map_mean", "dice_own_mean"):
+            cubic, truth = rows["cubic"][reference], rows["truth"][reference]
+            expected = (rows["best"][reference] - cubic) / (truth - cubic)
             assert result.share(rows["best"], reference) == pytest.approx(expected)
             assert result.mean_share("iso3", "best", reference) == pytest.approx(expected)
             assert (result.share(rows["cubic"], reference), result.share(rows["truth"], reference)) == (0.0, 1.0)
 
-    def test_the_map_is_compared_where_the_truth_was_cropped(self, datalist: Datalist, levels: Path) -> None:
-        segmenter = load_segmenter(levels, device="cpu", precision="float32")
-        result = run_downstream(suite_of(datalist), [Setting.parse("thick4")], [], segmenter, crop="brain")
-        assert result.rows[0].dice("map", "WM") > 0.995
+    def test_the_map_is_compared_where_the_truth_was_cropped(self, datalist: Datalist) -> None:
+        result = run_downstream(suite_of(datalist), [Setting.parse("thick4")], [], levels_segmenter(), crop="brain")
+        assert result.rows[0]["dice_map_WM"] > 0.995
 
     def test_means_leave_out_who_is_kept_apart(self) -> None:
         def row(subject: str, method: str, value: float, apart: str | None = None) -> Row:
-            return Row("iso4", subject, "t1", apart, method, method, "", 30.0, {"map": {"GM": value, "WM": value}})
+            figures = {f"dice_map_{name}": value for name in ("GM", "WM", "mean")}
+            return Row("iso4", subject, "t1", apart, method, method, "", figures)
 
         rows = [row("a", "truth", 0.9), row("a", "cubic", 0.7), row("a", "ours", 0.8)]
         rows += [row("b", "truth", 0.7), row("b", "cubic", 0.5), row("b", "ours", 0.7)]
         rows += [row("c", "truth", 0.9, "odd"), row("c", "cubic", 0.1, "odd"), row("c", "ours", 0.1, "odd")]
-        result = Downstream({}, [Setting.parse("iso4")], ("GM", "WM"), rows)
-        assert result.mean_dice("iso4", "ours", "map") == pytest.approx(0.75)
-        assert result.mean_share("iso4", "ours", "map") == pytest.approx((0.75 - 0.6) / (0.8 - 0.6))
-        assert [result.share(r, "map") for r in rows[2::3]] == pytest.approx([0.5, 1.0, 0.0])
+        result = Downstream({}, {"iso4": "four"}, [], rows, ("GM", "WM"))
+        assert result.mean_dice("iso4", "ours", "dice_map_mean") == pytest.approx(0.75)
+        assert result.mean_share("iso4", "ours", "dice_map_mean") == pytest.approx((0.75 - 0.6) / (0.8 - 0.6))
+        assert [result.share(r, "dice_map_mean") for r in rows[2::3]] == pytest.approx([0.5, 1.0, 0.0])
         assert sentences(result) == [
             "iso4: ours: closes 75% of the gap in mean Dice against the tissue map that came with the data"
         ]
         assert "Kept out of the means: c T1, odd." in document(result).paragraphs
 
-    def test_who_cannot_be_asked_is_left_out_by_name(self, datalist: Datalist, levels: Path) -> None:
+    def test_who_cannot_be_asked_is_left_out_by_name(self, datalist: Datalist) -> None:
         bare = replace(datalist.test[0], masks={}, subject="bare")
         suite = suite_of(replace(datalist, test=(bare, datalist.test[0])))
-        segmenter = replace(load_segmenter(levels, device="cpu"), training_subjects=("P3",))
+        segmenter = levels_segmenter(training_subjects=("P3",))
         reporter = Reporter()
         result = run_downstream(suite, [Setting.parse("iso2")], [], segmenter, reporter=reporter)
         assert [row.subject for row in result.rows] == ["P3"]
@@ -422,16 +479,16 @@ class TestScore:
         assert "bare T1 is left out: it has no tissue map" in messages
         assert "P3 T1: the segmenter was trained on this person" in messages
         both = run_downstream(suite, [Setting.parse("iso2")], [], segmenter, maps_only=False)
-        assert [(row.subject, sorted(row.scores)) for row in both.rows] == [("bare", ["own"]), ("P3", ["map", "own"])]
+        assert [(row.subject, "dice_map_mean" in row.figures) for row in both.rows] == [("bare", False), ("P3", True)]
         with pytest.raises(RequestError, match="has no volume to segment.*--without-maps"):
             run_downstream(suite_of(replace(datalist, test=(bare,))), [Setting.parse("iso2")], [], segmenter)
         with pytest.raises(RequestError, match="no volume to segment"):
             run_downstream(suite, [Setting.parse("iso2")], [], replace(segmenter, contrast="flair"))
 
-    def test_a_map_on_another_grid_is_refused(self, datalist: Datalist, levels: Path, tmp_path: Path) -> None:
+    def test_a_map_on_another_grid_is_refused(self, datalist: Datalist, tmp_path: Path) -> None:
         _, labels = phantom(3)
         write_volume(Volume(labels.data[:, :, 2:], labels.affine), tmp_path / "P3_tissue.nii.gz")
-        segmenter = load_segmenter(levels, device="cpu")
+        segmenter = levels_segmenter()
         with pytest.raises(GeometryError, match="P3_tissue.nii.gz.*is not on the grid"):
             run_downstream(suite_of(datalist), [Setting.parse("iso2")], [], segmenter)
 
@@ -453,7 +510,7 @@ class TestCommand:
             "truth", "nearest", "linear", "cubic", "best", "average@fast", "average+proj@fast", "fusion@fast",
             "fusion+proj@fast",
         ]  # fmt: skip
-        assert float(rows[3]["gap_share_map_mean"]) == 0.0
+        assert float(rows[3]["gap_share_own_mean"]) == 0.0
         content = json.loads((tmp_path / "out" / "downstream.json").read_text())
         assert content["classes"] == ["CSF", "GM", "WM"]
         assert content["caption"]["segmenter"].startswith("levels 1.2.3")

@@ -7,20 +7,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tiny_models import tiny_ensemble, tiny_fusion, tiny_volume, write_tiny_bundle
 
+from scorefusion import pipeline
 from scorefusion.bundle.folder import Bundle
 from scorefusion.bundle.load import load_model
-from scorefusion.errors import RequestError
-from scorefusion.evaluation.benchmark import classical_methods
-from scorefusion.evaluation.learned import choose_methods, learned_methods, rule_rows, sampling_plans
+from scorefusion.datasets.case import Case
+from scorefusion.errors import OutOfMemory, RequestError
+from scorefusion.evaluation.benchmark import Subject, classical_methods, learned_methods, prepare
 from scorefusion.evaluation.meter import Meter
 from scorefusion.evaluation.metrics import data_residual
-from scorefusion.evaluation.simulate import Setting, simulate
+from scorefusion.evaluation.models import Settings, restoring_rows, sampling_plans
+from scorefusion.evaluation.rows import Method, choose
+from scorefusion.evaluation.simulate import Setting
+from scorefusion.evaluation.suites import SuiteCase
 from scorefusion.fusion.inputs import InputLayout
 from scorefusion.fusion.rules import PlaneAverage
+from scorefusion.imaging.files import write_volume
 from scorefusion.imaging.volume import Volume
+from scorefusion.progress import Reporter
 
 INPUTS = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
 
@@ -34,13 +39,20 @@ def _alone(folder: Path, kind: Any) -> Bundle:
     return write_tiny_bundle(folder / kind, tiny_volume(InputLayout(slab_radius=0, prediction="clean"), kind))
 
 
-def _truth() -> Volume:
+def _methods(bundle: Bundle, *plans: str) -> list[Method]:
+    return learned_methods([str(bundle.folder)], Settings(plans or None, device="cpu"))
+
+
+def _subject(folder: Path) -> Subject:
     rng = np.random.default_rng(1)
-    return Volume(rng.random((1, 14, 17, 16), dtype=np.float32) * 300, np.diag([1.0, 1.0, 1.0, 1.0]), contrast="t1")
+    volume = Volume(rng.random((1, 26, 29, 28), dtype=np.float32) * 300 + 20, np.diag([1.0, 1.0, 1.0, 1.0]))
+    write_volume(volume, folder / "S01.nii.gz")
+    case = Case("S01", {"t1": folder / "S01.nii.gz"}, skull_stripped=True)
+    return prepare(SuiteCase(case, "t1"), Setting.parse("thick4"))
 
 
 def _keys(bundle: Bundle, wanted: list[str]) -> list[str]:
-    return [method.key for method in choose_methods(learned_methods(bundle, plans=["fast"], device="cpu"), wanted)]
+    return [method.key for method in choose(_methods(bundle, "fast"), wanted)]
 
 
 class TestRows:
@@ -55,7 +67,7 @@ class TestRows:
         assert sorted(asked) == sorted(f"{key.split('@')[0]}@fast" for key in wanted)
 
     def test_every_plane_and_every_pair_can_be_asked_for(self, fused: Bundle) -> None:
-        rows = {row.key: row for row in rule_rows(load_model(fused)) if row.on_request}
+        rows = {row.key: row for row in restoring_rows(load_model(fused)) if row.on_request}
         planes = [f"plane:{name}" for name in ("axial", "coronal", "sagittal")]
         pairs = ["average:axial+coronal", "average:axial+sagittal", "average:coronal+sagittal"]
         assert set(rows) == {key + end for key in ("fusion-scores", *planes, *pairs) for end in ("", "+proj")}
@@ -64,14 +76,14 @@ class TestRows:
 
     def test_a_model_brings_only_what_it_has(self, tmp_path: Path) -> None:
         average = write_tiny_bundle(tmp_path / "average", PlaneAverage(tiny_ensemble(INPUTS)))
-        assert not any("fusion" in row.key for row in rule_rows(load_model(average)))
+        assert not any("fusion" in row.key for row in restoring_rows(load_model(average)))
         scores = write_tiny_bundle(tmp_path / "scores", tiny_fusion(tiny_ensemble(INPUTS), features=False))
-        assert not any("fusion-scores" in row.key for row in rule_rows(load_model(scores)))
+        assert not any("fusion-scores" in row.key for row in restoring_rows(load_model(scores)))
 
     def test_costly_plans_run_with_the_main_rules_only(self, fused: Bundle, tmp_path: Path) -> None:
-        methods = choose_methods(learned_methods(fused, plans=["20"], device="cpu"), [])
+        methods = choose(_methods(fused, "20"), [])
         assert [method.key for method in methods] == ["average+proj@20", "fusion+proj@20"]
-        methods = learned_methods(_alone(tmp_path, "diffusion"), plans=["20"], device="cpu")
+        methods = _methods(_alone(tmp_path, "diffusion"), "20")
         assert [method.key for method in methods] == ["volume+proj@20"]
 
     def test_an_unknown_row_brings_the_known_ones(self, fused: Bundle) -> None:
@@ -88,7 +100,7 @@ class TestVolumeAlone:
         ],
     )
     def test_two_rows(self, tmp_path: Path, kind: str, keys: list[str], label: str) -> None:
-        methods = learned_methods(_alone(tmp_path, kind), plans=["fast"], device="cpu")
+        methods = _methods(_alone(tmp_path, kind), "fast")
         assert [method.key for method in methods] == [f"{key}@fast" for key in keys]
         assert [method.label for method in methods] == [
             f"{label} (fast: 1 step)",
@@ -103,22 +115,57 @@ class TestVolumeAlone:
 
     @pytest.mark.parametrize("kind", ["regression", "diffusion"])
     def test_restores_and_is_counted_as_one_volume_pass(self, tmp_path: Path, kind: str) -> None:
-        truth = _truth()
-        scan = simulate(truth, Setting.parse("thick4"))
-        plain, projected = learned_methods(_alone(tmp_path, kind), plans=["fast"], device="cpu")
+        subject = _subject(tmp_path)
+        plain, projected = _methods(_alone(tmp_path, kind), "fast")
         with Meter(projected.modules) as meter:
-            restored = projected.restore(scan, truth)
+            restored = projected.make(subject)
         assert (meter.cost.slice_passes, meter.cost.volume_passes) == (0, 1)
-        assert restored.data.shape == truth.spatial_shape
-        measured = torch.from_numpy(scan.volume.data[0])
+        assert restored.data.shape == subject.shape
+        measured = subject.measured[0, 0]
         residuals = [
-            data_residual(scan.acquisition, method.restore(scan, truth).data, measured) for method in (plain, projected)
+            data_residual(subject.scan.acquisition, method.make(subject).data, measured)
+            for method in (plain, projected)
         ]
         assert residuals[1] < 0.01 < residuals[0]  # of 300
 
     def test_stands_beside_the_classical_methods(self, tmp_path: Path) -> None:
-        rows = [*classical_methods(), *learned_methods(_alone(tmp_path, "regression"), device="cpu")]
-        assert [method.key for method in choose_methods(rows, ["cubic", "regression+proj"])] == [
+        rows = [*classical_methods(), *_methods(_alone(tmp_path, "regression"))]
+        assert [method.key for method in choose(rows, ["cubic", "regression+proj"])] == [
             "cubic",
             "regression+proj@fast",
         ]
+
+
+class TestMemory:
+    def test_tables_are_made_in_tiles_where_memory_is_short_and_say_so(
+        self, fused: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The same choice as for users: with little memory the 3D network sees tiles, and the run reports it."""
+        subject, seen = _subject(tmp_path), []
+        heard = Reporter()
+        how = Settings(["fast"], device="cpu")
+        (method,) = (m for m in learned_methods([str(fused.folder)], how, heard) if m.key == "fusion+proj@fast")
+        network = method.modules[-1]
+        network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+        whole = method.make(subject).data
+        assert len(seen) == 1
+        assert min(seen[0]) >= min(subject.shape)  # padded to what the network halves
+        assert heard.warnings == []
+        monkeypatch.setattr(pipeline, "plan_tile", lambda *_, **__: (8, 8, 8))
+        seen.clear()
+        assert method.make(subject).data.shape == whole.shape
+        assert len(seen) > 8
+        assert [warning["code"] for warning in heard.warnings] == ["tiles"]
+
+    def test_a_full_device_is_told_in_words(
+        self, fused: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        subject = _subject(tmp_path)
+        (method,) = (m for m in _methods(fused, "fast") if m.key == "fusion+proj@fast")
+
+        def full(*_: Any) -> None:
+            raise MemoryError
+
+        method.modules[-1].register_forward_pre_hook(full)
+        with pytest.raises(OutOfMemory, match="cpu ran out of memory. Close other programs"):
+            method.make(subject)

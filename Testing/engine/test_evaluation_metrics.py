@@ -51,7 +51,7 @@ class TestAgreement:
 
     def test_volumes_longer_than_a_slab_give_the_same(self) -> None:
         skimage = pytest.importorskip("skimage.metrics")
-        truth, estimate = noise(3, (45, 9, 8)), noise(4, (45, 9, 8))
+        truth, estimate = noise(3, (75, 9, 8)), noise(4, (75, 9, 8))
         expected = skimage.structural_similarity(
             estimate.double().numpy(), truth.double().numpy(), data_range=1.0, win_size=7
         )

@@ -22,14 +22,14 @@ from scorefusion.datasets.case import Case  # noqa: E402
 from scorefusion.datasets.datalist import read_datalist  # noqa: E402
 from scorefusion.errors import RequestError  # noqa: E402
 from scorefusion.evaluation import cli, meter  # noqa: E402
-from scorefusion.evaluation.benchmark import classical_methods, facts_of, gains, prepare, run_benchmark  # noqa: E402
-from scorefusion.evaluation.classical import CLASSICAL_METHODS  # noqa: E402
+from scorefusion.evaluation.benchmark import classical_methods, learned_methods, prepare, run_benchmark  # noqa: E402
+from scorefusion.evaluation.benchmark_report import document  # noqa: E402
 from scorefusion.evaluation.demo import run_demo  # noqa: E402
-from scorefusion.evaluation.document import markdown  # noqa: E402
-from scorefusion.evaluation.learned import choose_methods, learned_methods, sampling_plans  # noqa: E402
 from scorefusion.evaluation.metrics import data_residual  # noqa: E402
-from scorefusion.evaluation.report import document  # noqa: E402
-from scorefusion.evaluation.simulate import Setting, simulate  # noqa: E402
+from scorefusion.evaluation.models import Settings, sampling_plans  # noqa: E402
+from scorefusion.evaluation.report import markdown  # noqa: E402
+from scorefusion.evaluation.rows import choose, gains  # noqa: E402
+from scorefusion.evaluation.simulate import CLASSICAL, Setting, simulate  # noqa: E402
 from scorefusion.evaluation.suites import Suite, SuiteCase, named_suite, suite_of  # noqa: E402
 from scorefusion.fusion.ensemble import PlaneEnsemble  # noqa: E402
 from scorefusion.fusion.inputs import InputLayout  # noqa: E402
@@ -149,15 +149,16 @@ class TestSettings:
 
 
 class TestClassical:
-    @pytest.mark.parametrize("method", CLASSICAL_METHODS, ids=lambda m: m.name)
-    def test_constants_stay_and_projected_ones_agree_with_the_scan(self, method: Any) -> None:
+    @pytest.mark.parametrize("key", CLASSICAL)
+    def test_constants_stay_and_projected_ones_agree_with_the_scan(self, key: str) -> None:
         acquisition = Acquisition.thick_slices((9, 12, 21), 2, 3.5)
         flat = torch.full((1, 1, *acquisition.coarse_shape), 7.0)
-        assert torch.allclose(method.restore(acquisition, flat), torch.tensor(7.0), atol=1e-4)
+        _, restore = CLASSICAL[key]
+        assert torch.allclose(restore(acquisition, flat), torch.tensor(7.0), atol=1e-4)
         measured = torch.rand(1, 1, *acquisition.coarse_shape, generator=torch.Generator().manual_seed(0))
-        restored = method.restore(acquisition, measured)
+        restored = restore(acquisition, measured)
         assert restored.shape[2:] == (9, 12, 21)
-        if "+proj" in method.name:
+        if "+proj" in key:
             assert data_residual(acquisition, restored[0, 0], measured[0, 0]) < 1e-5
 
 
@@ -176,10 +177,7 @@ class TestDatalist:
             ('{"test": [{"subject": "A"}]}', "'target' must name"),
             ('{"test": [{"target": "gone.nii.gz"}]}', r"gone\.nii\.gz does not exist"),
             ('{"test": [{"target": "S01.nii.gz", "colour": 1}]}', "unknown keys colour"),
-            (
-                '{"training": [{"subject": "S01"}], "test": [{"subject": "S01", "target": "S01.nii.gz"}]}',
-                "one split",
-            ),
+            ('{"training": [{"subject": "S01"}], "test": [{"subject": "S01", "target": "S01.nii.gz"}]}', "one split"),
         ],
     )
     def test_mistakes_are_named(self, datalist: Path, content: str, message: str) -> None:
@@ -199,7 +197,7 @@ class TestDatalist:
 class TestBenchmark:
     def test_every_method_on_every_subject_and_the_ones_apart_left_out_of_the_mean(self, datalist: Path) -> None:
         benchmark = run_benchmark(suite_in(datalist), [Setting.parse("iso2")], classical_methods())
-        assert len(benchmark.rows) == 2 * len(CLASSICAL_METHODS)
+        assert len(benchmark.rows) == 2 * len(CLASSICAL)
         text = markdown(document(benchmark))
         assert "blobs (split test, 2 volumes, SHA-256" in text
         assert "box average over 2 x 2 x 2 voxels" in text
@@ -221,8 +219,8 @@ class TestBenchmark:
         smooth = acquisition.upsample(acquisition.forward(x + 100), "cubic")[0].numpy()
         write_volume(volume.with_data(smooth.astype(np.float32)), tmp_path / "thick.nii.gz")
         case = SuiteCase(Case("S03", {"image": tmp_path / "thick.nii.gz"}, skull_stripped=True), "image")
-        assert facts_of(prepare(case, Setting.parse("thick5"))).doubtful_axes == "S"
-        assert facts_of(prepare(case, Setting.parse("inplane2"))).doubtful_axes == ""
+        assert prepare(case, Setting.parse("thick5")).doubtful_axes == "S"
+        assert prepare(case, Setting.parse("inplane2")).doubtful_axes == ""
 
 
 class TestLearned:
@@ -230,30 +228,32 @@ class TestLearned:
         assert list(sampling_plans(random_bundle)) == ["fast", "balanced"]  # "1" is "fast" under another name
 
     def test_rows_are_the_issues(self, random_bundle: Bundle) -> None:
-        keys = [method.key for method in learned_methods(random_bundle, device="cpu")]
+        keys = [method.key for method in learned_methods([str(random_bundle.folder)], Settings(device="cpu"))]
         assert {"plane@fast", "average@fast", "average+proj@fast", "fusion+proj@fast"} <= set(keys)
         assert {"alternating+proj@balanced", "fusion+proj@balanced"} <= set(keys)
         assert "alternating+proj@fast" not in keys
 
     def test_projection_leaves_no_residual_and_passes_are_counted(self, random_bundle: Bundle, datalist: Path) -> None:
-        methods = learned_methods(random_bundle, plans=["fast", "uncertainty"], device="cpu")
-        rows = choose_methods(methods, ["average+proj", "fusion+proj@fast", "fusion@fast"])
+        methods = learned_methods([str(random_bundle.folder)], Settings(["fast", "uncertainty"], device="cpu"))
+        rows = choose(methods, ["average+proj", "fusion+proj@fast", "fusion@fast"])
         suite = suite_in(datalist)
         benchmark = run_benchmark(Suite("one", "test", suite.cases[:1]), [Setting.parse("iso2")], rows)
         found = {row.method: row for row in benchmark.rows}
-        assert found["fusion+proj@fast"].scores.data_residual < 1e-4
-        assert found["fusion@fast"].scores.data_residual > 1e-3
-        shape = benchmark.facts[0].shape
+        assert found["fusion+proj@fast"]["data_residual"] < 1e-4
+        assert found["fusion@fast"]["data_residual"] > 1e-3
+        shape = benchmark.facts[0]["shape"]
         padded = [-(-size // 2) * 2 for size in shape]
-        assert found["average+proj@fast"].cost.slice_passes == pytest.approx(sum(padded), abs=6)
-        assert (found["average+proj@fast"].cost.volume_passes, found["fusion+proj@fast"].cost.volume_passes) == (0, 1)
-        assert found["average+proj@uncertainty"].cost.slice_passes == 6 * found["average+proj@fast"].cost.slice_passes
-        assert found["average+proj@uncertainty"].calibration is not None
+        assert found["average+proj@fast"]["slice_passes"] == pytest.approx(sum(padded), abs=6)
+        assert (found["average+proj@fast"]["volume_passes"], found["fusion+proj@fast"]["volume_passes"]) == (0, 1)
+        assert found["average+proj@uncertainty"]["slice_passes"] == 6 * found["average+proj@fast"]["slice_passes"]
+        assert 0.0 <= found["average+proj@uncertainty"]["coverage"] <= 1.0
 
     def test_what_is_scored_is_what_users_get(self, random_bundle: Bundle, datalist: Path) -> None:
         subject = prepare(suite_in(datalist).cases[0], Setting.parse("thick3.75"))
-        method = choose_methods(learned_methods(random_bundle, device="cpu", seed=3), ["fusion+proj@balanced"])[0]
-        scored = method.restore(subject.scan, subject.truth).data.numpy()
+        method = choose(
+            learned_methods([str(random_bundle.folder)], Settings(seed=3, device="cpu")), ["fusion+proj@balanced"]
+        )[0]
+        scored = method.make(subject).data.numpy()
         spacing = subject.truth.spacing
         given = translate(subject.scan.volume, random_bundle, preset="balanced", spacing=spacing, seed=3, device="cpu")
         assert given.volume.grid.is_close(subject.truth.grid)
@@ -261,7 +261,7 @@ class TestLearned:
 
     def test_an_unknown_method_or_plan_is_named(self, random_bundle: Bundle) -> None:
         with pytest.raises(RequestError, match="no method 'magic'"):
-            choose_methods(classical_methods(), ["magic"])
+            choose(classical_methods(), ["magic"])
         with pytest.raises(RequestError, match="no preset 'slow'"):
             sampling_plans(random_bundle, ["slow"])
 
@@ -319,19 +319,20 @@ class TestDemo:
         assert volumes["coarse"].spacing == pytest.approx((2.5, 2.5, 10.0))
         assert volumes["restored"].grid.is_close(volumes["truth"].grid)
         by = {row.method: row for row in benchmark.rows}
-        assert by["fusion+proj@fast"].scores.data_residual < 1e-3  # what was measured is kept, through the files too
-        assert by["fusion+proj@uncertainty"].calibration is not None
+        assert by["fusion+proj@fast"]["data_residual"] < 1e-3  # what was measured is kept, through the files too
+        assert 0.0 <= by["fusion+proj@uncertainty"]["coverage"] <= 1.0
         assert [path.suffix for path in written].count(".png") == 1
 
 
 def test_gains_are_measured_from_the_best_classical_method_of_each_volume(
     random_bundle: Bundle, datalist: Path
 ) -> None:
-    rows = [*classical_methods(), *choose_methods(learned_methods(random_bundle, device="cpu"), ["average+proj@fast"])]
+    learned = learned_methods([str(random_bundle.folder)], Settings(device="cpu"))
+    rows = [*classical_methods(), *choose(learned, ["average+proj@fast"])]
     benchmark = run_benchmark(suite_in(datalist), [Setting.parse("iso2")], rows)
-    gain = gains(benchmark)[0]
-    by = {(row.subject, row.method): row.scores.psnr_brain for row in benchmark.rows}
+    gain = gains(benchmark.rows, "psnr_brain")[0]
+    by = {(row.subject, row.method): row["psnr_brain"] for row in benchmark.rows}
     for subject, name in (("S01", "S01 T1"), ("S02", "S02")):
-        best = max(by[subject, method.name] for method in CLASSICAL_METHODS)
+        best = max(by[subject, key] for key in CLASSICAL)
         assert gain.per_subject[name] == pytest.approx(by[subject, "average+proj@fast"] - best)
     assert gain.mean == pytest.approx(gain.per_subject["S01 T1"])  # S02 is apart

@@ -34,27 +34,16 @@ from scorefusion.evaluation.lesions import (  # noqa: E402
     read_lesion,
     score_lesion,
 )
-from scorefusion.evaluation.metrics import ssim_slices  # noqa: E402
-from scorefusion.evaluation.slices import score_slices, scored_slices, slice_mmd  # noqa: E402
-from scorefusion.evaluation.translation.baselines import (  # noqa: E402
-    draw_samples,
-    fitted_baselines,
-    source_itself,
-)
-from scorefusion.evaluation.translation.command import evaluate_translation, find_pair_suite  # noqa: E402
+from scorefusion.evaluation.metrics import score_slices, scored_slices, slice_mmd, ssim_map  # noqa: E402
+from scorefusion.evaluation.models import Settings, load  # noqa: E402
+from scorefusion.evaluation.rows import Made, Method, choose, measure  # noqa: E402
+from scorefusion.evaluation.suites import PAIR_SUITES, PairSuite, find_pair_suite  # noqa: E402
+from scorefusion.evaluation.translation.baselines import draw_samples, fitted_baselines, source_itself  # noqa: E402
+from scorefusion.evaluation.translation.command import evaluate_translation, translators  # noqa: E402
 from scorefusion.evaluation.translation.direction import Direction, Input, common_direction  # noqa: E402
 from scorefusion.evaluation.translation.folds import check_folds, fold_prefixes, read_folds, refuse_seen  # noqa: E402
-from scorefusion.evaluation.translation.gallery import compare_translations  # noqa: E402
-from scorefusion.evaluation.translation.learned import learned_translators  # noqa: E402
-from scorefusion.evaluation.translation.methods import choose  # noqa: E402
 from scorefusion.evaluation.translation.pairs import Pair, read_pair  # noqa: E402
-from scorefusion.evaluation.translation.run import score  # noqa: E402
-from scorefusion.evaluation.translation.suites import (  # noqa: E402
-    PAIR_SUITES,
-    PairSuite,
-    datalist_suite,
-    named_pair_suite,
-)
+from scorefusion.evaluation.translation.tables import compare_translations  # noqa: E402
 from scorefusion.fusion.inputs import InputLayout  # noqa: E402
 from scorefusion.imaging.files import write_volume  # noqa: E402
 from scorefusion.imaging.volume import Volume  # noqa: E402
@@ -72,6 +61,19 @@ def brain_values(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     inside = sum(a**2 for a in axes) < 1
     waves = 0.5 + 0.3 * np.sin(9 * axes[0] + seed) * np.cos(8 * axes[1] + 5 * axes[2])
     return (waves + 0.05 * rng.standard_normal(SHAPE)).clip(0.05, 1.0), inside
+
+
+def of_datalist(path: Path, subjects: list[str] | None = None) -> PairSuite:
+    return find_pair_suite(path, None, "test", subjects or [])
+
+
+def pairs_in(folder: Path, name: str) -> PairSuite:
+    return find_pair_suite(None, name, "test", [], folder=folder)
+
+
+def rows_of(bundle: Bundle, *plans: str, seed: int = 0, **facts: Any) -> list[Method]:
+    how = Settings(plans or None, seed, "cpu")
+    return translators(load(bundle, how), how=how, **facts)
 
 
 def lesion_of_three(place: tuple[int, int, int] = (14, 16, 13)) -> np.ndarray:
@@ -146,7 +148,9 @@ class TestSlices:
         rng = np.random.default_rng(0)
         truth = rng.random((19, 12, 21))
         estimate = truth + 0.2 * rng.random(truth.shape)
-        local = ssim_slices(torch.from_numpy(estimate), torch.from_numpy(truth), axis).numpy()
+        local = ssim_map(
+            torch.from_numpy(estimate), torch.from_numpy(truth), [a for a in range(3) if a != axis]
+        ).numpy()
         for index in (0, truth.shape[axis] - 1):
             pair = [np.take(volume, index, axis=axis) for volume in (estimate, truth)]
             _, expected = skimage.structural_similarity(*pair, data_range=1.0, win_size=7, full=True)
@@ -163,15 +167,14 @@ class TestSlices:
         mask[:6, :4, 2] = True  # 24 voxels: exactly a fifth
         mask[:6, :3, 3] = True  # 18 voxels: too few
         assert scored_slices(mask, 2) == [1, 2]
-        found = score_slices(estimate, truth, mask, 2)
-        assert found.slices == 2
-        assert found.psnr == pytest.approx((20.0 - 20 * math.log10(0.2)) / 2)
-        assert found.mae == pytest.approx(0.15)
+        psnr, _, mae = score_slices(estimate, truth, mask, 2)
+        assert psnr == pytest.approx((20.0 - 20 * math.log10(0.2)) / 2)
+        assert mae == pytest.approx(0.15)
 
     def test_perfect_slices_have_infinite_psnr_and_ssim_of_one(self) -> None:
         truth = torch.rand(9, 8, 3)
         found = score_slices(truth, truth, torch.ones(9, 8, 3, dtype=torch.bool), 2)
-        assert (found.psnr, found.ssim, found.mae) == (math.inf, pytest.approx(1.0), 0.0)
+        assert found == (math.inf, pytest.approx(1.0), 0.0)
 
     def test_mmd_of_slices_lets_errors_of_either_sign_cancel(self) -> None:
         truth = torch.rand(9, 8, 4)
@@ -203,9 +206,9 @@ class TestLesions:
         volume = 0.5 + 0.02 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
         volume[mask] = 0.9
         ring = volume[region.ring].double().numpy()
-        found = lesion_contrast(volume, region)
-        assert found.contrast == pytest.approx(0.9 - ring.mean(), abs=1e-6)
-        assert found.cnr == pytest.approx((0.9 - ring.mean()) / ring.std(ddof=1), rel=1e-5)
+        contrast, cnr = lesion_contrast(volume, region)
+        assert contrast == pytest.approx(0.9 - ring.mean(), abs=1e-6)
+        assert cnr == pytest.approx((0.9 - ring.mean()) / ring.std(ddof=1), rel=1e-5)
 
     @pytest.mark.parametrize(("level", "error"), [(0.5, -1.0), (0.7, -0.5), (0.9, 0.0), (0.3, -1.5)])
     def test_relative_error_of_a_faded_a_lost_and_a_turned_lesion(self, level: float, error: float) -> None:
@@ -276,9 +279,9 @@ class TestBaselines:
             values, inside = brain_values(seed)
             pairs.append(pair_of({"t1": values * inside}, (0.9 - 0.6 * values) * inside, inside))
         linear = fitted_baselines([draw_samples(pairs[0], ["t1"])], ["t1"])[0]
-        row, _ = score(pairs[1], linear)
+        row, _ = measure(pairs[1], linear)
         assert linear.key == "linear"
-        assert row.scores.psnr > 50
+        assert row["psnr"] > 50
 
     def test_the_polynomial_recovers_products_of_two_sources_and_the_line_does_not(self) -> None:
         pairs = []
@@ -286,23 +289,23 @@ class TestBaselines:
             (a, inside), (b, _) = brain_values(seed), brain_values(seed + 7)
             pairs.append(pair_of({"t1": a, "t2": b}, 0.2 + a * b - 0.3 * a**2 * b, inside))
         by_key = {m.key: m for m in fitted_baselines([draw_samples(pairs[0], ["t1", "t2"])], ["t1", "t2"])}
-        assert score(pairs[1], by_key["polynomial"])[0].scores.psnr > 50
-        assert score(pairs[1], by_key["linear"])[0].scores.psnr < 40
+        assert measure(pairs[1], by_key["polynomial"])[0]["psnr"] > 50
+        assert measure(pairs[1], by_key["linear"])[0]["psnr"] < 40
 
     def test_histogram_matching_recovers_a_rising_relation(self) -> None:
         values, inside = brain_values(0)
         teacher = pair_of({"t1": values * inside}, (values**3) * inside, inside)
         turned = pair_of({"t1": (values * inside)[::-1].copy()}, (values**3 * inside)[::-1].copy(), inside[::-1].copy())
         histogram = next(m for m in fitted_baselines([draw_samples(teacher, ["t1"])], ["t1"]) if m.key == "histogram")
-        assert score(turned, histogram)[0].scores.psnr > 50
+        assert measure(turned, histogram)[0]["psnr"] > 50
 
     def test_background_stays_background_and_the_truth_is_not_looked_at(self) -> None:
         values, inside = brain_values(0)
         pair = pair_of({"t1": values * inside}, (1 - values) * inside, inside)
         blind = replace(pair, truth=torch.zeros(SHAPE))
         for method in (source_itself(), *fitted_baselines([draw_samples(pair, ["t1"])], ["t1"])):
-            made = method.translate(pair)
-            assert torch.equal(made, method.translate(blind))
+            made = method.make(pair).data
+            assert torch.equal(made, method.make(blind).data)
             assert float(made[~torch.from_numpy(inside)].abs().max()) == 0.0
 
     def test_without_teachers_only_the_source_is_left(self) -> None:
@@ -374,7 +377,7 @@ class TestPairs:
     def test_known_misalignment_is_refused(self, people: list[Case]) -> None:
         suite = PairSuite("s", "test", (replace(people[0], aligned=False),))
         with pytest.raises(RequestError, match="off each other"):
-            suite.fitting(T1_TO_FLAIR)
+            T1_TO_FLAIR.fitting(suite)
 
 
 class TestFolds:
@@ -431,27 +434,27 @@ class TestFolds:
 
 class TestSuites:
     def test_the_teachers_of_a_datalist_are_its_training_cases(self, datalist: Path) -> None:
-        suite = datalist_suite(datalist)
+        suite = of_datalist(datalist)
         assert [case.subject for case in suite.cases] == ["P1", "P2"]
         assert [case.subject for case in suite.teachers(suite.cases[0])] == ["P0"]
-        everyone = datalist_suite(datalist, leave_one_out=True)
+        everyone = find_pair_suite(datalist, None, "test", [], leave_one_out=True)
         assert [case.subject for case in everyone.teachers(suite.cases[0])] == ["P0", "P2"]
 
     def test_training_files_that_are_not_there_teach_nobody(self, datalist: Path) -> None:
         (datalist.parent / "P0_flair.nii.gz").unlink()
-        assert datalist_suite(datalist).training == ()
+        assert of_datalist(datalist).training == ()
 
     def test_suites_of_the_test_data(self, data_folder: Path) -> None:
         for name, persons in PAIR_SUITES.items():
-            suite = named_pair_suite(name, data_folder)
+            suite = pairs_in(data_folder, name)
             assert tuple(case.subject for case in suite.cases) == persons
             for case in suite.cases:
                 assert case.subject not in {teacher.subject for teacher in suite.teachers(case)}
-        assert {c.subject for c in named_pair_suite("translation-test", data_folder).fitting(T1_TO_FLAIR).training} == {
+        assert {c.subject for c in T1_TO_FLAIR.fitting(pairs_in(data_folder, "translation-test")).training} == {
             "openms_07",
             "tcga_FG6692",
         }
-        assert len(named_pair_suite("jif-test", data_folder).training) == 11
+        assert len(pairs_in(data_folder, "jif-test").training) == 11
 
     def test_a_suite_of_registered_volumes(self, data_folder: Path, tmp_path: Path) -> None:
         """Whom a datalist has brought into line may teach, but for the other persons of the test split."""
@@ -465,15 +468,15 @@ class TestSuites:
         )
         write_datalist(registered, tmp_path / "registered.json")
         suite = find_pair_suite(tmp_path / "registered.json", "translation-loso", "test", ["openms_07"])
-        teachers = {case.subject for case in suite.fitting(T1_TO_FLAIR).teachers(suite.cases[0])}
+        teachers = {case.subject for case in T1_TO_FLAIR.fitting(suite).teachers(suite.cases[0])}
         assert teachers == {"openms_19", "tcga_FG6692", "tcga_DU7294", "brats_GLI00001"}
         plain = find_pair_suite(None, "translation-loso", "test", ["openms_07"])
-        assert {c.subject for c in plain.fitting(T1_TO_FLAIR).teachers(plain.cases[0])} == teachers - {"brats_GLI00001"}
+        assert {c.subject for c in T1_TO_FLAIR.fitting(plain).teachers(plain.cases[0])} == teachers - {"brats_GLI00001"}
         with pytest.raises(RequestError, match="leave the datalist out"):
             find_pair_suite(tmp_path / "registered.json", "jif-test", "test", [])
 
     def test_a_slice_of_the_test_data_is_coronal_with_the_head_upright(self, data_folder: Path) -> None:
-        suite = named_pair_suite("jif-test", data_folder)
+        suite = pairs_in(data_folder, "jif-test")
         pair = read_pair(suite.cases[0], Direction((Input("t1", ("t1",)),), ("t2",)), suite.slice_axis)
         assert pair.truth.shape == (200, 1, 320)
         assert pair.plane.value == "coronal"
@@ -481,23 +484,23 @@ class TestSuites:
         assert float(head.mean()) == pytest.approx(0.6, abs=0.2)
         width = head.sum(dim=0)
         assert int((width > 0).nonzero().max()) < 300  # air above the head
-        row, _ = score(pair, source_itself())
-        assert 5 < row.scores.psnr < 20
+        row, _ = measure(pair, source_itself())
+        assert 5 < row["psnr"] < 20
         truth = pair.truth[:, 0][pair.brain.mask[:, 0]]
         assert float((truth < 0.001).float().mean()) < 0.01  # the T2w ends above the neck, and so does what is scored
-        assert all(math.isnan(ratio) for ratio in row.scores.through_plane)
+        assert all(math.isnan(row[f"through_plane_{axis}"]) for axis in "ijk")
 
     def test_subjects_choose(self, datalist: Path) -> None:
-        assert [case.subject for case in datalist_suite(datalist).only(["P2"]).cases] == ["P2"]
+        assert [case.subject for case in of_datalist(datalist, ["P2"]).cases] == ["P2"]
         with pytest.raises(RequestError, match="no subject P9"):
-            datalist_suite(datalist).only(["P9"])
+            of_datalist(datalist, ["P9"])
         with pytest.raises(RequestError, match="is none for translation"):
             find_pair_suite(None, "val", "test", [])
 
 
 class TestLearned:
     def test_rows_are_the_rules_without_projection(self, make_bundle: Callable[..., Bundle]) -> None:
-        rows = learned_translators(make_bundle("a"), device="cpu", plans=["fast", "balanced"])
+        rows = rows_of(make_bundle("a"), *["fast", "balanced"])
         usual = [row.key for row in rows if not row.on_request]
         assert usual == [
             "plane@fast", "average@fast", "fusion@fast",
@@ -508,10 +511,10 @@ class TestLearned:
 
     def test_what_is_scored_is_what_users_get(self, make_bundle: Callable[..., Bundle], people: list[Case]) -> None:
         bundle, pair = make_bundle("a"), read_pair(people[0], T1_TO_FLAIR)
-        rows = {row.key: row for row in learned_translators(bundle, device="cpu", plans=["balanced"], seed=3)}
+        rows = {row.key: row for row in rows_of(bundle, "balanced", seed=3)}
         given = translate(people[0].contrasts["t1"], bundle, preset="balanced", seed=3, device="cpu")
         expected = given.volume.canonical()[0].data[0] / 1000.0  # the range that the bundle declares
-        made = rows["fusion@balanced"].translate(pair).numpy()
+        made = rows["fusion@balanced"].make(pair).data.numpy()
         assert np.abs(made - expected).max() < 1e-5
         assert np.abs(made - pair.truth.numpy()).max() > 0.05  # random networks
 
@@ -519,10 +522,10 @@ class TestLearned:
         """What brightness alone says, by the very map that the networks start from."""
         curve = [0.9, 0.8, 0.3, -0.2, -0.5]
         bundle, pair = make_bundle("m", base="mapped_condition", base_curves=[curve]), read_pair(people[0], T1_TO_FLAIR)
-        rows = {row.key: row for row in learned_translators(bundle, device="cpu", plans=["fast"], prefix="m:")}
+        rows = {row.key: row for row in rows_of(bundle, "fast", prefix="m:")}
         assert rows["m:map"].family == "baseline"
         made, source, inside = (
-            rows["m:map"].translate(pair).numpy(),
+            rows["m:map"].make(pair).data.numpy(),
             pair.sources["t1"].numpy(),
             pair.brain.mask.numpy(),
         )
@@ -531,11 +534,11 @@ class TestLearned:
         assert made[0, 0, 0] == 0.0
 
     def test_a_regression_is_one_row(self, make_bundle: Callable[..., Bundle], people: list[Case]) -> None:
-        rows = learned_translators(make_bundle("u", regression=True), device="cpu", plans=["fast", "balanced"])
+        rows = rows_of(make_bundle("u", regression=True), *["fast", "balanced"])
         assert [row.key for row in rows] == ["regression@fast"]
-        row, _ = score(read_pair(people[0], T1_TO_FLAIR), rows[0])
-        assert row.cost.volume_passes == 1
-        assert math.isfinite(row.scores.psnr)
+        row, _ = measure(read_pair(people[0], T1_TO_FLAIR), rows[0])
+        assert row["volume_passes"] == 1
+        assert math.isfinite(row["psnr"])
 
     def test_single_slices_have_one_plane(self, make_bundle: Callable[..., Bundle], tmp_path: Path) -> None:
         values, inside = brain_values()
@@ -544,16 +547,16 @@ class TestLearned:
             nibabel.save(image, tmp_path / f"{kind}.nii.gz")
         case = Case("S", {kind: tmp_path / f"{kind}.nii.gz" for kind in ("t1", "flair")})
         pair = read_pair(case, T1_TO_FLAIR, slice_axis=1)
-        rows = learned_translators(make_bundle("a"), plane=pair.plane, single_slices=True, device="cpu", plans=["1"])
+        rows = rows_of(make_bundle("a"), "1", plane=pair.plane, single_slices=True)
         assert [row.key for row in rows] == ["plane@1"]
-        row, made = score(pair, rows[0])
-        assert made.shape == (30, 1, 28)
-        assert math.isfinite(row.scores.ssim)
+        row, made = measure(pair, rows[0])
+        assert made.data.shape == (30, 1, 28)
+        assert math.isfinite(row["ssim"])
         with pytest.raises(RequestError, match="no coronal network"):
-            learned_translators(make_bundle("u", regression=True), plane=pair.plane, single_slices=True, device="cpu")
+            rows_of(make_bundle("u", regression=True), plane=pair.plane, single_slices=True)
 
     def test_methods_are_chosen_by_family_key_or_rule(self, make_bundle: Callable[..., Bundle]) -> None:
-        rows = [source_itself(), *learned_translators(make_bundle("a"), device="cpu", plans=["fast"])]
+        rows = [source_itself(), *rows_of(make_bundle("a"), "fast")]
         assert [row.key for row in choose(rows, ["baseline", "fusion"])] == ["source", "fusion@fast"]
         assert [row.key for row in choose(rows, ["classical", "plane:coronal"])] == ["source", "plane:coronal@fast"]
         with pytest.raises(RequestError, match="no method 'magic'"):
@@ -565,7 +568,9 @@ class TestPictures:
         """White matter lies above 1 where the median is set; drawn so, it would all be white."""
         values, inside = brain_values()
         pair = pair_of({"t1": 1.6 * values * inside}, values, inside)
-        drawn = compare_translations(pair, {"source": pair.truth}, [score(pair, source_itself())[0]]).panels[0].data
+        drawn = (
+            compare_translations(pair, {"source": Made(pair.truth)}, [measure(pair, source_itself())[0]]).panels[0].data
+        )
         assert np.quantile(drawn[inside], 0.995) == pytest.approx(1.0, abs=0.01)
         np.testing.assert_allclose(drawn / drawn.max(), values * inside / (values * inside).max(), atol=0.02)
 
@@ -607,14 +612,14 @@ class TestCommand:
         for person, others in (("P1", ["P0", "P2"]), ("P2", ["P0", "P1"])):
             fold = make_bundle(f"fold-{person.lower()}", training={"subjects": others})
             folds.append(f"{person}={fold.folder}")
-        suite = datalist_suite(datalist, leave_one_out=True)
-        wanted = {"methods": ["linear", "fusion"], "plans": ["fast"], "pictures": False, "device": "cpu"}
+        suite = find_pair_suite(datalist, None, "test", [], leave_one_out=True)
+        wanted = {"how": Settings(["fast"], device="cpu"), "methods": ["linear", "fusion"], "pictures": False}
         benchmark, _ = evaluate_translation(suite, [], folds, tmp_path / "out", **wanted)  # type: ignore[arg-type]
         assert [(row.subject, row.method) for row in benchmark.rows] == [
             ("P1", "linear"), ("P1", "fusion@fast"), ("P2", "linear"), ("P2", "fusion@fast"),
         ]  # fmt: skip
-        assert [facts.teachers for facts in benchmark.facts] == [("P0", "P2"), ("P0", "P1")]
-        assert [facts.models for facts in benchmark.facts] == [("fold-p1 1.2.0",), ("fold-p2 1.2.0",)]
+        assert [facts["teachers"] for facts in benchmark.facts] == [("P0", "P2"), ("P0", "P1")]
+        assert [facts["models"] for facts in benchmark.facts] == [("fold-p1 1.2.0",), ("fold-p2 1.2.0",)]
         assert "P1 by fold-p1 1.2.0" in benchmark.caption["model"]
         swapped = [f"P1={find_bundle(folds[1].partition('=')[2]).folder}", folds[1]]
         with pytest.raises(RequestError, match="was trained on P1"):

@@ -58,7 +58,7 @@ class TestLists:
 
     def test_every_resource_is_listed(self) -> None:
         expected = tree("Resources", suffixes=(".ui", ".png", ".svg", ".txt")) | tree(
-            "scorefusion", suffixes=(".yaml",)
+            "scorefusion", suffixes=(".yaml", ".html")
         )
         assert listed("MODULE_PYTHON_RESOURCES") == expected
 

@@ -8,14 +8,13 @@ Everything goes through the same doors as a user's scan: the coarse scan is a fi
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from torch import nn
 
 from scorefusion.bundle.folder import Bundle
 from scorefusion.bundle.store import find_bundle
@@ -23,25 +22,18 @@ from scorefusion.cli.console import listening
 from scorefusion.cli.stop import Stop
 from scorefusion.datasets.case import Case
 from scorefusion.errors import RequestError
-from scorefusion.evaluation.benchmark import (
-    Benchmark,
-    Method,
-    Restored,
-    Subject,
-    classical_methods,
-    run_benchmark,
-)
-from scorefusion.evaluation.cli import show
-from scorefusion.evaluation.gallery import Gallery
+from scorefusion.evaluation.benchmark import Subject, classical_methods, run_benchmark
+from scorefusion.evaluation.benchmark_report import Gallery, terminal, write_benchmark
+from scorefusion.evaluation.models import named
 from scorefusion.evaluation.regions import rough_brain_mask
-from scorefusion.evaluation.report import write_report
+from scorefusion.evaluation.report import print_report
+from scorefusion.evaluation.rows import Benchmark, Made, Method, Row
 from scorefusion.evaluation.sample_data import sample_head
-from scorefusion.evaluation.simulate import CoarseScan, Setting
+from scorefusion.evaluation.simulate import Setting
 from scorefusion.evaluation.suites import Suite, SuiteCase
 from scorefusion.imaging.files import read_volume, write_volume
 from scorefusion.imaging.foreground import foreground_box
 from scorefusion.imaging.grid import Box
-from scorefusion.imaging.volume import Volume
 from scorefusion.pipeline import translate
 from scorefusion.progress import Reporter
 from scorefusion.run.devices import pick_device
@@ -52,72 +44,11 @@ SUBJECT = "colin27"
 MARGIN = 14  # voxels around the brain: enough head to see, little enough to be quick
 QUICK_SHAPE = (80, 70, 90)  # voxels of the block that --quick restores
 
-
-@dataclass(frozen=True, eq=False)
-class Translated:
-    """`translate` as a row: reads the coarse scan from its file, as a user would."""
-
-    bundle: Bundle
-    folder: Path
-    name: str
-    options: dict[str, int | str]
-    device_name: str
-    seed: int
-    reporter: Reporter = field(default_factory=Reporter)
-
-    @property
-    def key(self) -> str:
-        return f"fusion+proj@{self.name}"
-
-    @property
-    def label(self) -> str:
-        told = ", ".join(f"{value} {key}" if key != "preset" else str(value) for key, value in self.options.items())
-        return f"{self.bundle.id} ({told})"
-
-    @property
-    def family(self) -> str:
-        return "model"
-
-    @property
-    def modules(self) -> tuple[nn.Module, ...]:
-        return ()
-
-    @property
-    def device(self) -> torch.device:
-        return pick_device(self.device_name)
-
-    def restore(self, scan: CoarseScan, grid_of: Volume) -> Restored:
-        setting = scan.setting
-        path = coarse_path(self.folder, setting)
-        if not path.exists():
-            write_volume(scan.volume, path)
-        thick = setting.kind == "thick"
-        result = translate(
-            path,
-            self.bundle,
-            spacing=grid_of.spacing,
-            thickness=setting.amount if thick else None,
-            axis=setting.axis if thick else None,
-            uncertainty="samples" in self.options,
-            seed=self.seed,
-            device=self.device_name,
-            cancelled=self._cancelled,
-            **self.options,  # type: ignore[arg-type]
-        )
-        if not result.volume.grid.is_close(grid_of.grid, tolerance_mm=0.01):
-            msg = f"the restored grid {result.volume.grid} is not the truth's {grid_of.grid}; choose another --setting"
-            raise RequestError(msg)
-        unsure = None if result.uncertainty is None else torch.from_numpy(result.uncertainty.data[0])
-        return Restored(torch.from_numpy(result.volume.data[0]), unsure)
-
-    def _cancelled(self) -> bool:
-        self.reporter.check_cancelled()
-        return False
-
-
-def coarse_path(folder: Path, setting: Setting) -> Path:
-    """Where the coarse scan lies."""
-    return folder / f"coarse_{setting.name.replace('@', '-')}.nii.gz"
+#: What is restored, by name; samples of two steps have enough spread for a map, and are quick.
+PLANS: dict[str, dict[str, Any]] = {
+    "fast": {"preset": "fast"},
+    "uncertainty": {"preset": "fast", "steps": 2, "samples": 4, "uncertainty": True},
+}
 
 
 def run_demo(
@@ -131,7 +62,7 @@ def run_demo(
     seed: int = 0,
     reporter: Reporter | None = None,
 ) -> tuple[Benchmark, list[Path]]:
-    """Everything the demo does.
+    """Everything the demo does. Returns the scores, and the files written.
 
     Args:
         output: folder for NIfTI files, PNG and tables; files of an earlier run are replaced.
@@ -139,68 +70,80 @@ def run_demo(
         setting: how the head is scanned coarsely.
         head: another whole head to use; None = the sample head, downloaded on first use.
         quick: restore a block from the middle of the brain only.
-
-    Returns:
-        The scores, and the files written.
     """
-    reporter = reporter or Reporter()
-    bundle = find_bundle(model)
-    chosen = Setting.parse(setting)
+    reporter, bundle, chosen = reporter or Reporter(), find_bundle(model), Setting.parse(setting)
     output.mkdir(parents=True, exist_ok=True)
     reporter.progress("getting a head", 0, 1)
-    case = _prepare_head(head or sample_head(output / "sample"), output, chosen, quick)
-    coarse_path(output, chosen).unlink(missing_ok=True)
-    ours: list[Method] = [
-        Translated(bundle, output, "fast", {"preset": "fast"}, device, seed, reporter),
-        # Samples of two steps: enough spread for a map, and quick.
-        Translated(bundle, output, "uncertainty", {"preset": "fast", "steps": 2, "samples": 4}, device, seed, reporter),
-    ]
+    case = _prepare_head(head or sample_head(output / "sample"), output / "sample", chosen, quick)
+    name = chosen.name.replace("@", "-")
+    coarse = output / f"coarse_{name}.nii.gz"
+    coarse.unlink(missing_ok=True)
+    ours = []
+    for plan, options in PLANS.items():
+        told = ", ".join(str(v) if k == "preset" else f"{v} {k}" for k, v in options.items() if k != "uncertainty")
+        make = partial(_restore, coarse, bundle, {**options, "seed": seed, "device": device}, reporter)
+        label = f"{bundle.id} ({told})"
+        ours.append(Method(f"fusion+proj@{plan}", label, "model", make, device=pick_device(device)))
     methods = [*classical_methods(), *ours]
     gallery = Gallery(output, methods)
-    written: list[Path] = []
+    written: list[Path] = [coarse]
 
-    def keep(subject: Subject, restored: dict[str, Restored]) -> None:
-        written.append(coarse_path(output, chosen))
-        named = {"cubic": "cubic", "restored": "fusion+proj@fast"}
+    def keep(subject: Subject, made: dict[str, Made], rows: list[Row]) -> None:
         volumes = {"truth": subject.truth}
-        for name, key in named.items():
-            volumes[name] = subject.truth.with_data(restored[key].data[None].numpy())
-        unsure = restored["fusion+proj@uncertainty"].uncertainty
-        if unsure is not None:
-            volumes["uncertainty"] = subject.truth.with_data(unsure[None].numpy())
-        for name, volume in volumes.items():
-            written.append(output / f"{name}_{chosen.name.replace('@', '-')}.nii.gz")
+        unsure = made["fusion+proj@uncertainty"].deviation
+        kept = {"cubic": made["cubic"].data, "restored": made["fusion+proj@fast"].data, "uncertainty": unsure}
+        volumes |= {
+            what: subject.truth.with_data(data[None].numpy()) for what, data in kept.items() if data is not None
+        }
+        for what, volume in volumes.items():
+            written.append(output / f"{what}_{name}.nii.gz")
             write_volume(volume, written[-1])
-        gallery(subject, restored)
+        gallery(subject, made, rows)
 
     benchmark = run_benchmark(
         Suite("sample head (Colin 27)" if head is None else head.name, "demo", (case,)),
         [chosen],
         methods,
-        caption={"model": f"{bundle.id} {bundle.version} (SHA-256 {bundle.hash[:12]})", "seed": str(seed)},
+        caption={"model": named([bundle]), "seed": str(seed)},
         reporter=reporter,
         keep=keep,
         kept=gallery.wanted,
     )
-    written += [*gallery.written, *write_report(benchmark, output, "demo", gallery.written).values()]
-    return benchmark, written
+    return benchmark, [*written, *gallery.written, *write_benchmark(benchmark, output, "demo", gallery.written)]
 
 
-def _prepare_head(path: Path, folder: Path, setting: Setting, quick: bool) -> SuiteCase:
+def _restore(coarse: Path, bundle: Bundle, options: dict[str, Any], reporter: Reporter, subject: Subject) -> Made:
+    """`translate` as a row: reads the coarse scan from its file, as a user would."""
+    setting, grid = subject.scan.setting, subject.truth.grid
+    if not coarse.exists():
+        write_volume(subject.scan.volume, coarse)
+
+    def cancelled() -> bool:
+        reporter.check_cancelled()
+        return False
+
+    slices: dict[str, Any] = {"thickness": setting.amount, "axis": setting.axis} if setting.kind == "thick" else {}
+    result = translate(coarse, bundle, spacing=grid.spacing, cancelled=cancelled, **slices, **options)
+    if not result.volume.grid.is_close(grid, tolerance_mm=0.01):
+        msg = f"the restored grid {result.volume.grid} is not the truth's {grid}; choose another --setting"
+        raise RequestError(msg)
+    unsure = None if result.uncertainty is None else torch.from_numpy(result.uncertainty.data[0])
+    return Made(torch.from_numpy(result.volume.data[0]), unsure)
+
+
+def _prepare_head(path: Path, sample: Path, setting: Setting, quick: bool) -> SuiteCase:
     """Cut the head down to the brain's surroundings, in sizes that hold whole slices, and keep its brain mask."""
     head, _ = read_volume(path).canonical()
     brain = rough_brain_mask(head.data[0], head.spacing)
     multiple = setting.block(head.grid)
     box = foreground_box(brain, MARGIN, multiple)
-    if quick:
-        # From the middle of the brain outward through the right half of the skull.
+    start, stop = list(box.start), list(box.stop)
+    if quick:  # from the middle of the brain outward through the right half of the skull
         middle = [int(np.median(values)) for values in np.nonzero(brain)]
         start = [middle[0], max(0, middle[1] - QUICK_SHAPE[1] // 2), middle[2]]
         stop = [min(a + size, n) for a, size, n in zip(start, QUICK_SHAPE, head.spatial_shape, strict=True)]
-        box = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-    stop = [a + (b - a) // multiple * multiple for a, b in zip(box.start, box.stop, strict=True)]
-    box = Box(box.start, (stop[0], stop[1], stop[2]))
-    sample = folder / "sample"
+    stop = [a + (b - a) // multiple * multiple for a, b in zip(start, stop, strict=True)]
+    box = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
     truth, mask = sample / "head.nii.gz", sample / "brain.nii.gz"
     sample.mkdir(exist_ok=True)
     write_volume(head.crop(box), truth)
@@ -228,10 +171,9 @@ def demo(
         benchmark, written = run_demo(
             output, model=model, setting=setting, head=head, quick=quick, device=device, seed=seed, reporter=reporter
         )
-        show(benchmark)
-        for path in written:
-            typer.echo(f"Written: {path}")
-        typer.echo(f"Seconds: {time.monotonic() - begin:.0f}")
+        lines = [f"Written: {path}" for path in written]
+        tables, gains = terminal(benchmark)
+        print_report(benchmark.caption, tables, [*gains, *lines, f"Seconds: {time.monotonic() - begin:.0f}"])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -30,62 +29,42 @@ class Cost:
 
 
 class Meter:
-    """Context that measures the work inside it.
-
-    Args:
-        modules: networks whose calls are counted; 2D networks by slices, 3D networks by volumes.
-        device: where the work runs.
-    """
+    """Context that measures the work inside it on `device`, and counts the calls of `modules` (2D networks by slices,
+    3D networks by volumes)."""
 
     def __init__(self, modules: tuple[nn.Module, ...] = (), device: torch.device | str = "cpu") -> None:
-        self._modules = modules
-        self._device = torch.device(device)
-        self._handles: list[Any] = []
-        self._slices = self._volumes = 0
-        self._start = 0.0
+        self._modules, self._device = modules, torch.device(device)
+        self._passes = {4: 0, 5: 0}  # by dimensions of the input
         self.cost = Cost(0.0, 0)
 
     def __enter__(self) -> Meter:
-        for module in self._modules:
-            self._handles.append(module.register_forward_pre_hook(self._count))
-        _reset_peak(self._device)
+        self._handles = [module.register_forward_pre_hook(self._count) for module in self._modules]
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        elif _CLEAR.exists():
+            try:
+                _CLEAR.write_text("5")  # a new high-water mark
+            except OSError:  # not allowed in this container: the mark is then the process's highest so far
+                pass
         self._start = time.perf_counter()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         seconds = time.perf_counter() - self._start
         for handle in self._handles:
             handle.remove()
-        self.cost = Cost(seconds, peak_memory(self._device), self._slices, self._volumes)
+        self.cost = Cost(seconds, peak_memory(self._device), self._passes[4], self._passes[5])
 
     def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0]
-        if x.dim() == 5:
-            self._volumes += x.shape[0]
-        else:
-            self._slices += x.shape[0]
-
-
-def _reset_peak(device: torch.device) -> None:
-    """Start a new high-water mark where the system allows it (Linux, CUDA)."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif _CLEAR.exists():
-        try:
-            _CLEAR.write_text("5")
-        except OSError:  # not allowed in this container: the mark is then the process's highest so far
-            return
+        self._passes[inputs[0].dim()] += inputs[0].shape[0]
 
 
 def peak_memory(device: torch.device | str = "cpu") -> int:
     """Bytes: highest use since the meter started; since the process started where the mark cannot be reset; 0 if
     unknown."""
-    device = torch.device(device)
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if _STATUS.exists():
         for line in _STATUS.read_text().splitlines():
@@ -101,35 +80,33 @@ def peak_memory(device: torch.device | str = "cpu") -> int:
 
 def describe_machine(device: torch.device | str = "cpu") -> str:
     """One line for a caption: processor or card, cores, system, torch."""
-    device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
-    return f"{name}{threads}, {platform.system()} {platform.machine()}, torch {torch.__version__}"
+    if torch.device(device).type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{_processor()}, {torch.get_num_threads()} threads"
+    return f"{name}, {platform.system()} {platform.machine()}, torch {torch.__version__}"
 
 
 def _processor() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def code_version() -> str:
     """Version and, in a checkout, the commit; a `+` after it says that files were changed since."""
-    folder = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        commit = _git(folder, "rev-parse", "--short=10", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", str(folder.parent))
+        commit = git("rev-parse", "--short=10", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(folder))
     except (OSError, subprocess.SubprocessError):  # no git, or not a checkout
         return __version__
     return f"{__version__} ({commit}{'+' if changed else ''})"
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
-    )
-    return done.stdout.strip()

@@ -1,302 +1,299 @@
-"""A benchmark as Markdown for people, one HTML page with pictures, CSV for spreadsheets and JSON for programs."""
+"""The one report: tables with a column a person, as Markdown, one HTML page, CSV, JSON and on the terminal."""
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import quote
 
-from scorefusion.evaluation.benchmark import Benchmark, Row, SubjectFacts, gains, mean_of, title, values_of
-from scorefusion.evaluation.document import (
-    Cell,
-    Document,
-    Section,
-    Table,
-    describe_range,
-    markdown,
-    mean_and_range,
-    number,
-    table,
-)
-from scorefusion.evaluation.html import write_page
-from scorefusion.evaluation.lesion_table import lesion_section
+from scorefusion.evaluation.lesions import HOW
+from scorefusion.evaluation.rows import Benchmark, Row, by_label, values_of
 from scorefusion.progress import jsonable
 
-if TYPE_CHECKING:
-    from rich.table import Table as TerminalTable
-
-_RANGES = (
-    "Intensities: the truth's robust range (0.5 to 99.5 percentile) becomes [0, 1], nothing is clipped; PSNR and SSIM "
-    "use range 1. Whole volume = what the truth was cropped to before it was scanned. "
-    "SSIM is 3D, uniform 7 x 7 x 7 window, as in scikit-image. "
-    "Noise ceiling: PSNR of an estimate that knows the anatomy perfectly but not the truth's noise."
-)
-_FEW = "Means are over persons, with the smallest and the largest value; no significance is claimed from so few."
-_DAGGER = "Figures marked † : the truth was interpolated along an axis that the setting coarsens, so they say little."
-_APART = "Columns marked * are kept out of the mean: "
+PICTURE_WIDTH, JPEG_QUALITY = 1600, 80  # of pictures inside the page; the full ones stay beside it
+FEW = "Means are over persons, with the smallest and the largest value; no significance is claimed from so few."
 THROUGH_PLANE = "Slice-to-slice change beside the truth's (1 = as the truth, below = too smooth)"
 
 
-def write_report(
-    benchmark: Benchmark, folder: Path, stem: str = "evaluation", pictures: Sequence[Path] = ()
-) -> dict[str, Path]:
-    """Write `stem.md`, `.html`, `.csv` and `.json`; returns their paths by kind.
+@dataclass(frozen=True)
+class Cell:
+    """A cell: as it is read, what its column is sorted by (None = the text), and whether it is the column's best."""
 
-    Args:
-        pictures: PNG files in `folder`, for the page.
-    """
-    content = {
-        "caption": benchmark.caption,
-        "settings": {setting.name: setting.description for setting in benchmark.settings},
-        "subjects": [asdict(facts) for facts in benchmark.facts],
-        "rows": [asdict(row) for row in benchmark.rows],
-        "gains": [asdict(gain) for gain in gains(benchmark)],
-    }
-    return write_files(document(benchmark, pictures), [row.flat() for row in benchmark.rows], content, folder, stem)
+    text: str
+    value: float | None = None
+    best: bool = False
 
 
-def write_files(
-    report: Document, rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any], folder: Path, stem: str
-) -> dict[str, Path]:
-    """A report in its four forms.
-
-    Args:
-        report: for Markdown and HTML.
-        rows: for CSV, all with the same keys.
-        content: for JSON.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {kind: folder / f"{stem}.{kind}" for kind in ("md", "html", "csv", "json")}
-    paths["md"].write_text(markdown(report), encoding="utf-8")
-    write_page(report, paths["html"])
-    with paths["csv"].open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["subject"])
-        writer.writeheader()
-        writer.writerows(rows)
-    paths["json"].write_text(json.dumps(jsonable(dict(content)), indent=1, allow_nan=False), encoding="utf-8")
-    return paths
+Column = tuple[str, str, str]  # heading, figure, format
 
 
-def document(benchmark: Benchmark, pictures: Sequence[Path] = ()) -> Document:
-    """The whole report."""
-    sections: list[Section] = []
-    for setting in benchmark.settings:
-        facts = [f for f in benchmark.facts if f.setting == setting.name]
-        rows = [row for row in benchmark.rows if row.setting == setting.name]
-        tables = [
-            _score_table("Brain: PSNR (dB) / SSIM", rows, facts, brain=True),
-            _score_table("Whole volume: PSNR (dB) / SSIM", rows, facts, brain=False),
-        ]
-        if any(gain.setting == setting.name for gain in gains(benchmark)):
-            tables.append(_gain_table(benchmark, facts))
-        tables += [_through_plane_table(rows), _detail_table(rows)]
-        if any(row.calibration for row in rows):
-            tables.append(_calibration_table(rows))
-        sections.append(Section(f"{setting.name}: {setting.description}", tuple(_notes(facts)), tuple(tables)))
-        lesions = lesion_section(rows, facts, title, f"{setting.name}: what the model does to lesions")
-        sections += [] if lesions is None else [lesions]
-        rest = (_truth_table(facts), _row_table(rows))
-        sections.append(Section(f"{setting.name}: truths, and every row", (), rest))
-    if pictures:
-        sections.append(Section("Pictures", ("Each has its own caption.",), (), tuple(pictures)))
-    return Document("Evaluation", benchmark.caption, (_RANGES, _FEW), tuple(sections))
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header; the first column names the row."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    note: str = ""
+
+    def cells(self) -> list[list[Cell]]:
+        """All rows as cells, each as wide as the header."""
+        found = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]
+        if any(len(row) != len(self.header) for row in found):
+            msg = f"table {self.title!r}: a row is not as wide as the header of {len(self.header)} cells"
+            raise ValueError(msg)
+        return found
 
 
-def _notes(facts: Sequence[SubjectFacts]) -> list[str]:
-    notes = []
-    if any(f.doubtful_axes for f in facts):
-        notes.append(_DAGGER)
-    apart = [f"{title(f)}, {f.apart}" for f in facts if f.apart]
-    if apart:
-        notes.append(_APART + "; ".join(apart) + ".")
-    return notes
+@dataclass(frozen=True)
+class Section:
+    """Part of a report: what is said first, then its tables, then its pictures (PNG files)."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Path] = ()
 
 
-def _heading(facts: SubjectFacts) -> str:
-    return f"{title(facts)}{'†' if facts.doubtful_axes else ''}{'*' if facts.apart else ''}"
+@dataclass(frozen=True)
+class Report:
+    """What a command found. The caption says what was done, on what, where and how."""
+
+    title: str
+    caption: Mapping[str, str]
+    paragraphs: Sequence[str] = ()
+    sections: Sequence[Section] = ()
 
 
-def _methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by method label, in the order of the run."""
-    grouped: dict[str, list[Row]] = {}
-    for row in rows:
-        grouped.setdefault(row.label, []).append(row)
-    return grouped
+def number(value: float, form: str, *, best: bool = False) -> Cell:
+    """One figure in a format such as `.2f`; a dash where there is none (nan)."""
+    return Cell("-") if math.isnan(value) else Cell(format(value, form), value, best)
 
 
-def _score(row: Row, brain: bool) -> tuple[float, float]:
-    return (row.scores.psnr_brain, row.scores.ssim_brain) if brain else (row.scores.psnr, row.scores.ssim)
+def mean_and_range(values: Sequence[float], form: str) -> Cell:
+    """`mean (smallest to largest)`; the mean alone where there is one value, a dash where there is none."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return Cell("-")
+    mean = sum(known) / len(known)
+    extent = f" ({min(known):{form}} to {max(known):{form}})" if len(known) > 1 else ""
+    return Cell(f"{mean:{form}}{extent}", mean)
 
 
-def pair_cell(psnr: float, ssim: float, *, best: bool = False) -> Cell:
+def pair(psnr: float, ssim: float, *, best: bool = False) -> Cell:
     """`PSNR / SSIM` of one volume."""
     return Cell("-") if math.isnan(psnr) else Cell(f"{psnr:.2f} / {ssim:.4f}", psnr, best)
 
 
-def pair_range(psnr: Sequence[float], ssim: Sequence[float]) -> Cell:
-    """`PSNR / SSIM`, each as its mean over persons with its range."""
-    if not psnr:
-        return Cell("-")
-    texts = (describe_range(psnr, lambda v: f"{v:.2f}"), describe_range(ssim, lambda v: f"{v:.4f}"))
-    return Cell(" / ".join(texts), sum(psnr) / len(psnr))
+def heading(facts: Mapping[str, Any]) -> str:
+    """A person's name, with † for a truth that says little and * for one kept out of the mean."""
+    return f"{facts['title']}{'†' if facts.get('doubtful_axes') else ''}{'*' if facts['apart'] else ''}"
 
 
-def _score_table(name: str, rows: Sequence[Row], facts: Sequence[SubjectFacts], *, brain: bool) -> Table:
-    """Methods by subjects, then mean and range; the best PSNR of a column stands out."""
-    names = [title(f) for f in facts]
-    best = {name: max((_score(r, brain)[0] for r in rows if title(r) == name), default=math.nan) for name in names}
+def score_table(
+    title: str, rows: Sequence[Row], facts: Sequence[Mapping[str, Any]], figures: tuple[str, str], best_by: str
+) -> Table:
+    """Methods by persons: PSNR and SSIM, then mean and range; the best of a column stands out."""
+    tops = {f["title"]: max((r[best_by] for r in rows if r.title == f["title"]), default=math.nan) for f in facts}
     lines: list[list[Cell | str]] = []
-    for label, group in _methods(rows).items():
-        by_name = {title(row): row for row in group}
+    for label, group in by_label(rows).items():
+        own = {row.title: row for row in group}
         line: list[Cell | str] = [label]
-        for subject in names:
-            psnr, ssim = _score(by_name[subject], brain) if subject in by_name else (math.nan, math.nan)
-            line.append(pair_cell(psnr, ssim, best=psnr == best[subject]))
-        figures = [values_of(group, lambda row, i=i: _score(row, brain)[i]) for i in (0, 1)]  # type: ignore[misc]
-        lines.append([*line, pair_range(figures[0], figures[1])])
-    if brain:
-        ceilings = [number(f.psnr_ceiling, ".1f") for f in facts]
-        lines.append(["noise ceiling of the truth (dB)", *ceilings, ""])
-    return table(name, ["method", *(_heading(f) for f in facts), "mean (range)"], lines)
-
-
-def _gain_table(benchmark: Benchmark, facts: Sequence[SubjectFacts]) -> Table:
-    found = [gain for gain in gains(benchmark) if gain.setting == facts[0].setting]
-    names = [title(f) for f in facts]
-    lines: list[list[Cell | str]] = [
-        ["best classical method", *(found[0].best_classical.get(name, "-") for name in names), "", ""]
-    ]
-    apart = {title(f) for f in facts if f.apart}
-    doubtful = {title(f) for f in facts if f.doubtful_axes}
-    for gain in found:
-        cells = [number(gain.per_subject.get(name, math.nan), "+.2f") for name in names]
-        counted = {name: value for name, value in gain.per_subject.items() if name not in apart}
-        real = [value for name, value in counted.items() if name not in doubtful]
-        ranges = [mean_and_range(values, "+.2f") for values in (list(counted.values()), real)]
-        lines.append([gain.label, *cells, *ranges])
-    header = ["method", *(_heading(f) for f in facts), "mean (range)", "mean (range) without †"]
-    return table("Gain over the best classical method of each volume (dB, brain)", header, lines)
-
-
-def _through_plane_table(rows: Sequence[Row]) -> Table:
-    lines: list[list[Cell | str]] = []
-    for label, group in _methods(rows).items():
-        figures = [values_of(group, lambda row, i=i: row.scores.through_plane[i]) for i in range(3)]  # type: ignore[misc]
-        lines.append([label, *(mean_and_range(values, ".2f") for values in figures)])
-    return table(THROUGH_PLANE, ["method", "along R", "along A", "along S"], lines)
-
-
-def _detail_table(rows: Sequence[Row]) -> Table:
-    header = [
-        "method", "MAE brain", "MMD (paper)", "data residual", "seconds", "slice passes", "volume passes",
-        "peak memory",
-    ]  # fmt: skip
-    lines: list[list[Cell | str]] = []
-    for label, group in _methods(rows).items():
-        lines.append(
-            [
-                label,
-                mean_and_range(values_of(group, lambda row: row.scores.mae_brain), ".4f"),
-                number(mean_of(group, lambda row: row.scores.mmd), ".4g"),
-                number(mean_of(group, lambda row: row.scores.data_residual), ".1e"),
-                number(mean_of(group, lambda row: row.cost.seconds), ".2f"),
-                number(mean_of(group, lambda row: row.cost.slice_passes), ".0f"),
-                number(mean_of(group, lambda row: row.cost.volume_passes), ".0f"),
-                memory_cell(mean_of(group, lambda row: row.cost.peak_bytes)),
-            ]
+        for name, top in tops.items():
+            row = own.get(name)
+            line.append("-" if row is None else pair(row[figures[0]], row[figures[1]], best=row[best_by] == top))
+        psnr, ssim = (
+            mean_and_range(values_of(group, figures[0]), ".2f"),
+            mean_and_range(values_of(group, figures[1]), ".4f"),
         )
-    return table("Beyond PSNR, and cost (means)", header, lines)
+        lines.append([*line, Cell("-") if psnr.value is None else Cell(f"{psnr.text} / {ssim.text}", psnr.value)])
+    return Table(title, ["method", *map(heading, facts), "mean (range)"], lines)
 
 
-def memory_cell(peak_bytes: float) -> Cell:
-    """Peak memory in GiB."""
-    return Cell("-") if math.isnan(peak_bytes) else Cell(f"{peak_bytes / 2**30:.2f} GiB", peak_bytes)
+def mean_table(
+    title: str, rows: Sequence[Row], columns: Sequence[Column], note: str = "", show: Callable[..., Cell] | None = None
+) -> Table:
+    """Methods by figures: mean and range over persons, or the mean alone if `show` is `mean_only`."""
+    lines: list[list[Cell | str]] = [
+        [label, *((show or mean_and_range)(values_of(group, figure), form) for _, figure, form in columns)]
+        for label, group in by_label(rows).items()
+    ]
+    return Table(title, ["method", *(name for name, _, _ in columns)], lines, note)
 
 
-def _calibration_table(rows: Sequence[Row]) -> Table:
-    header = ["volume, method", "errors within 1.96 deviations (95 % is right)", "rank correlation", "spread / error"]
-    lines: list[list[Cell | str]] = []
-    for row in rows:
-        if row.calibration is not None:
-            found = row.calibration
-            figures = [
-                number(found.coverage, ".1%"),
-                number(found.correlation, ".3f"),
-                number(found.spread_ratio, ".2f"),
-            ]
-            lines.append([f"{title(row)}, {row.label}", *figures])
-    return table("Uncertainty against the actual error (brain)", header, lines)
+def mean_only(values: Sequence[float], form: str) -> Cell:
+    """The mean; `GiB` as a format is for bytes."""
+    mean = sum(values) / len(values) if values else math.nan
+    if form == "GiB":
+        return Cell("-") if math.isnan(mean) else Cell(f"{mean / 2**30:.2f} GiB", mean)
+    return number(mean, form)
 
 
-def _truth_table(facts: Sequence[SubjectFacts]) -> Table:
-    header = [
-        "volume", "shape", "spacing (mm)", "noise (of range)", "ceiling (dB)", "high band R / A / S", "reading",
-        "brain region",
-    ]  # fmt: skip
-    lines: list[list[Cell | str]] = []
-    for f in facts:
-        shares = " / ".join(f"{share:.4f}" for share in f.high_band_share)
-        shape, spacing = " x ".join(map(str, f.shape)), " x ".join(f"{s:.3g}" for s in f.spacing_mm)
-        region = f"{f.brain} ({f.brain_voxels} voxels)"
-        figures = [number(f.noise, ".4f"), number(f.psnr_ceiling, ".1f")]
-        lines.append([_heading(f), shape, spacing, *figures, shares, f.reading, region])
-    return table("Truths", header, lines)
+COST: tuple[Column, ...] = (
+    ("seconds", "seconds", ".2f"), ("slice passes", "slice_passes", ".0f"), ("volume passes", "volume_passes", ".0f"),
+    ("peak memory", "peak_bytes", "GiB"),
+)  # fmt: skip
+ALONG: tuple[Column, ...] = tuple((f"along {letter}", f"through_plane_{axis}", ".2f") for letter, axis in
+                                  zip("RAS", "ijk", strict=True))  # fmt: skip
 
 
-_ROW_COLUMNS: tuple[tuple[str, Callable[[Row], float], str], ...] = (
-    ("PSNR brain", lambda row: row.scores.psnr_brain, ".2f"),
-    ("SSIM brain", lambda row: row.scores.ssim_brain, ".4f"),
-    ("MAE brain", lambda row: row.scores.mae_brain, ".4f"),
-    ("PSNR", lambda row: row.scores.psnr, ".2f"),
-    ("SSIM", lambda row: row.scores.ssim, ".4f"),
-    ("MAE", lambda row: row.scores.mae, ".4f"),
-    ("PSNR min-max (paper)", lambda row: row.scores.psnr_minmax, ".2f"),
-    ("change R", lambda row: row.scores.through_plane[0], ".2f"),
-    ("change A", lambda row: row.scores.through_plane[1], ".2f"),
-    ("change S", lambda row: row.scores.through_plane[2], ".2f"),
-    ("residual", lambda row: row.scores.data_residual, ".1e"),
-    ("s", lambda row: row.cost.seconds, ".2f"),
-)
-
-
-def _row_table(rows: Sequence[Row]) -> Table:
+def row_table(rows: Sequence[Row], who: str, columns: Sequence[Column]) -> Table:
     """One line per person and method."""
     lines: list[list[Cell | str]] = [
-        [f"{title(row)}, {row.label}", *(number(value(row), form) for _, value, form in _ROW_COLUMNS)] for row in rows
+        [f"{row.title}, {row.label}", *(number(row[f], form) for _, f, form in columns)] for row in rows
     ]
-    return table("Every row", ["volume, method", *(name for name, _, _ in _ROW_COLUMNS)], lines)
+    return Table("Every row", [f"{who}, method", *(name for name, _, _ in columns)], lines)
 
 
-def terminal_table(benchmark: Benchmark, setting: str) -> TerminalTable:
-    """The brain figures of one setting, for the terminal."""
+_LESION: tuple[Column, ...] = (
+    ("contrast (of the range)", "lesion_contrast", "+.3f"), ("contrast kept", "lesion_kept", ".0%"),
+    ("CNR", "lesion_cnr", "+.2f"), ("CNR, relative error", "lesion_cnr_error", "+.0%"),
+    ("MAE in the lesion", "lesion_mae", ".4f"), ("MAE in the rest of the brain", "lesion_mae_elsewhere", ".4f"),
+)  # fmt: skip
+
+
+def lesion_sections(rows: Sequence[Row], facts: Sequence[Mapping[str, Any]], title: str) -> list[Section]:
+    """Every method's lesions beside the truth's; none where no case has a mask."""
+    lines: list[list[Cell | str]] = []
+    for about in facts:
+        if about["lesion"] is None:
+            continue
+        name, truth = about["title"], about["lesion_truth"]
+        what = f"{name} ({about['lesion']}, {about['lesion_voxels']} voxels): truth"
+        lines.append([what, number(truth["contrast"], "+.3f"), "", number(truth["cnr"], "+.2f"), "", "", ""])
+        for row in rows:
+            if row.title == name and "lesion_mae" in row.figures:
+                figures = {**row.figures, "lesion_kept": 1.0 + row["lesion_contrast_error"]}
+                lines.append([f"{name}: {row.label}", *(number(figures[f], form) for _, f, form in _LESION)])
+    if not lines:
+        return []
+    tables = [Table("Lesions", ["volume: image", *(head for head, _, _ in _LESION)], lines)]
+    return [Section(title, [HOW, *lesion_sentences(rows)], tables)]
+
+
+def lesion_sentences(rows: Sequence[Row]) -> list[str]:
+    """One sentence a model method: how much of the lesions' contrast is left, over persons."""
+    sentences = []
+    for label, group in by_label(row for row in rows if row.family == "model").items():
+        known = [1.0 + v for v in values_of(group, "lesion_contrast_error") if not math.isnan(v)]
+        if known:
+            how = "keeps" if sum(known) >= 0 else "turns the contrast of lesions round:"
+            persons = f"{len(known)} {'person' if len(known) == 1 else 'persons'}"
+            share = mean_and_range(known, ".0%").text
+            sentences.append(f"{label} {how} {share} of the lesions' contrast in the truth ({persons}).")
+    return sentences
+
+
+def apart_note(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whose columns are kept out of the mean, and why."""
+    apart = "; ".join(f"{f['title']}, {f['apart']}" for f in facts if f["apart"])
+    return [f"Columns marked * are kept out of the mean: {apart}."] if apart else []
+
+
+def picture_sections(pictures: Sequence[Path]) -> list[Section]:
+    """The last section, if there are pictures."""
+    return [Section("Pictures", ["Each has its own caption."], (), pictures)] if pictures else []
+
+
+# -- files and terminal ----------------------------------------------------------------------------------------------
+
+
+def write_report(
+    report: Report, rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any], folder: Path, stem: str
+) -> list[Path]:
+    """Write `stem.md`, `.html`, `.csv` (the rows) and `.json` (the content); returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{stem}.{kind}" for kind in ("md", "html", "csv", "json")]
+    files[0].write_text(markdown(report), encoding="utf-8")
+    files[1].write_text(page(report), encoding="utf-8")
+    with files[2].open("w", newline="", encoding="utf-8") as stream:
+        names = list(dict.fromkeys(key for row in rows for key in row)) or ["subject"]
+        writer = csv.DictWriter(stream, fieldnames=names)
+        writer.writeheader()
+        writer.writerows(rows)
+    files[3].write_text(json.dumps(jsonable(dict(content)), indent=1, allow_nan=False), encoding="utf-8")
+    return files
+
+
+def content_of(benchmark: Benchmark) -> dict[str, Any]:
+    """A benchmark for JSON."""
+    return {
+        "caption": benchmark.caption,
+        "settings": benchmark.settings,
+        "subjects": benchmark.facts,
+        "rows": [row.flat() for row in benchmark.rows],
+    }
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown. Pictures are named by their file name, relative to the report's folder."""
+    blocks = [f"# {report.title}", "\n".join(f"- {key}: {value}" for key, value in report.caption.items())]
+    blocks += report.paragraphs
+    for section in report.sections:
+        blocks += [f"## {section.title}", *section.paragraphs]
+        for table in section.tables:
+            lines = [table.header, ["---", *["---:"] * (len(table.header) - 1)]]
+            lines += [[f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.cells()]
+            escaped = [[text.replace("|", "\\|") for text in line] for line in lines]
+            blocks += [f"### {table.title}", "\n".join("| " + " | ".join(line) + " |" for line in escaped)]
+            blocks += [table.note] if table.note else []
+        blocks += [f"![{path.stem}]({path.name})" for path in section.pictures]
+    return "\n\n".join(blocks) + "\n"
+
+
+def page(report: Report) -> str:
+    """One HTML file that needs nothing else; without JavaScript its tables stand as they are."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("scorefusion.evaluation", ""), autoescape=True, trim_blocks=True)
+    environment.filters |= {"picture": _picture, "address": lambda path: quote(path.name), "js": _script_number}
+    return environment.get_template("report.html").render(report=report)
+
+
+def _script_number(value: float) -> str:
+    """As JavaScript reads it."""
+    return f"{value:.9g}".replace("inf", "Infinity")
+
+
+def _picture(path: Path) -> str:
+    """A picture as a `data:` address, JPEG of moderate width; empty if it is not there."""
+    from PIL import Image  # it comes with matplotlib, without which there are no pictures
+
+    if not path.is_file():
+        return ""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    if image.width > PICTURE_WIDTH:
+        image = image.resize((PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width)))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+def print_report(caption: Mapping[str, str], tables: Sequence[Table], lines: Sequence[str]) -> None:
+    """The caption, the main tables and what they come to, on the terminal. A table's note is its caption."""
     import rich.table
+    from rich.console import Console
+    from rich.text import Text
 
-    rows = [row for row in benchmark.rows if row.setting == setting]
-    facts = [f for f in benchmark.facts if f.setting == setting]
-    names = [title(f) for f in facts]
-    best = {name: max((r.scores.psnr_brain for r in rows if title(r) == name), default=math.nan) for name in names}
-    description = next(s.description for s in benchmark.settings if s.name == setting)
-    shown = rich.table.Table(title=f"{setting}: PSNR (dB) / SSIM in the brain", caption=description)
-    shown.add_column("method")
-    for f in facts:
-        shown.add_column(_heading(f), justify="right")
-    for name in ("mean", "seconds", "peak"):
-        shown.add_column(name, justify="right")
-    for label, group in _methods(rows).items():
-        by_name = {title(row): row for row in group}
-        cells: list[Any] = []
-        for name in names:
-            row = by_name[name]
-            text = pair_cell(row.scores.psnr_brain, row.scores.ssim_brain).text
-            cells.append(f"[bold]{text}[/bold]" if row.scores.psnr_brain == best[name] else text)
-        psnr, ssim = (mean_of(group, lambda r, i=i: _score(r, True)[i]) for i in (0, 1))  # type: ignore[misc]
-        seconds = mean_of(group, lambda r: r.cost.seconds)
-        peak = mean_of(group, lambda r: r.cost.peak_bytes) / 2**30
-        cost = [f"{seconds:.1f}", f"{peak:.2f} GiB"] if group[0].apart is None or len(group) > 1 else ["-", "-"]
-        shown.add_row(label, *cells, pair_cell(psnr, ssim).text, *cost)
-    shown.add_row("noise ceiling (dB)", *(f"{f.psnr_ceiling:.1f}" for f in facts), "", "", "")
-    return shown
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)  # a log has no edge to wrap at
+    for key, value in caption.items():
+        console.print(f"{key}: {value}", style="dim", markup=False, soft_wrap=True)
+    for each in tables:
+        shown = rich.table.Table(title=each.title, caption=each.note or None)
+        for position, name in enumerate(each.header):
+            shown.add_column(name, justify="right" if position else "left")
+        for row in each.cells():
+            shown.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+        console.print(shown)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)

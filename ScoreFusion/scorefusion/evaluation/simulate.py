@@ -7,11 +7,13 @@ pair is involved, and the operator's name belongs in the caption of each table (
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from scorefusion.errors import RequestError
 from scorefusion.imaging.acquisition import Acquisition, AxisSampling, Profile
@@ -140,3 +142,24 @@ def coarse_affine(affine: NDArray[np.float64], acquisition: Acquisition) -> NDAr
             step[axis, axis] = sampling.factor
             step[axis, 3] = float(sampling.centres[0])
     return affine @ step
+
+
+# -- restoration without learning: the bar that a model must pass ------------------------------------------------------
+
+#: Rounds of iterative back-projection in the tables.
+ROUNDS = 20
+
+#: Label and function from the measurement `(B, C, i, j, k)` to the full grid, by key. Each interpolation has the
+#: projection too, as the model does.
+CLASSICAL: dict[str, tuple[str, Callable[[Acquisition, Tensor], Tensor]]] = {
+    "nearest": ("nearest", lambda a, y: a.upsample(y, "nearest")),
+    "linear": ("trilinear", lambda a, y: a.upsample(y, "linear")),
+    "cubic": ("cubic B-spline", lambda a, y: a.upsample(y, "cubic")),
+    "nearest+proj": ("nearest + projection", lambda a, y: a.project(a.upsample(y, "nearest"), y)),
+    "linear+proj": ("trilinear + projection", lambda a, y: a.project(a.upsample(y, "linear"), y)),
+    "cubic+proj": ("cubic + projection", lambda a, y: a.project(a.upsample(y, "cubic"), y)),
+    "cubic+ibp": (
+        f"cubic + back-projection ({ROUNDS} rounds)",
+        lambda a, y: a.back_project(y, rounds=ROUNDS, interpolation="cubic"),
+    ),
+}

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from scorefusion.cli.console import listening
 from scorefusion.cli.stop import Stop
+from scorefusion.datasets.datalist import Datalist, project_datalist, read_datalist
 from scorefusion.errors import RequestError
-
-if TYPE_CHECKING:
-    from scorefusion.datasets.datalist import Datalist
-    from scorefusion.evaluation.benchmark import Method
-    from scorefusion.evaluation.downstream.score import Downstream
-    from scorefusion.evaluation.suites import Suite
-    from scorefusion.progress import Reporter
+from scorefusion.evaluation.cli import Device, JsonLines, Models, Precision, Quiet, Seed, Split, Subjects, split_words
 
 app = typer.Typer(
     help="What a model does to a segmentation: Dice on the truth, on the coarse scan, on each restoration.",
@@ -30,11 +25,6 @@ app = typer.Typer(
 
 #: Rules of a model that have no row unless `--methods` asks for them: steps on the way, not what a user would run.
 _LEFT_OUT = ("plane", "plane+proj", "alternating+proj")
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 (any number) or mps.")]
-Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-JsonLines = Annotated[bool, typer.Option("--json", help="Report events as JSON lines on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 TRAIN_EPILOG = """
 **Examples**
@@ -80,20 +70,12 @@ def train(
     """Train a small 3D U-Net on tissue maps; it resumes where it stopped."""
     with listening(json_lines, quiet) as sink, Stop() as stop:
         _check_libraries()
-        from scorefusion.evaluation.downstream.trainer import TrainingOptions
-        from scorefusion.evaluation.downstream.training import train_segmenter
+        from scorefusion.evaluation.downstream.train import TrainingOptions, train_segmenter
         from scorefusion.progress import Reporter
 
-        options = TrainingOptions(
-            minutes=minutes,
-            classes=tuple(_split(classes)),
-            contrast=contrast,
-            window=window,
-            seed=seed,
-            device=device,
-            precision=precision,
-        )
-        trained = train_segmenter(_find_datalist(datalist), out, options, Reporter(sink, stop.requested))
+        names = tuple(split_words(classes))
+        options = TrainingOptions(minutes, None, names, contrast, window, seed=seed, device=device, precision=precision)
+        trained = train_segmenter(training_data(datalist), out, options, Reporter(sink, stop.requested))
         if not (json_lines or quiet):
             for subject, scores in trained.validation.items():
                 words = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
@@ -106,13 +88,11 @@ def train(
 def score(
     datalist: Annotated[Path | None, typer.Argument(metavar="[DATALIST]", help="JSON list of sharp scans.")] = None,
     suite: Annotated[str | None, typer.Option(help="A named suite of the project's test data: test or val.")] = None,
-    split: Annotated[str, typer.Option(help="Which part of the datalist: train, val or test.")] = "test",
+    split: Split = "test",
     segmenter: Annotated[
         Path, typer.Option(help="Folder that `downstream train` wrote, or any MONAI bundle that segments one volume.")
     ] = Path("segmenter"),
-    models: Annotated[
-        list[str] | None, typer.Option("--model", help="Name or folder of a model; several are compared.")
-    ] = None,
+    models: Models = None,
     settings: Annotated[
         list[str] | None, typer.Option("--setting", help="iso4, thick5, ... as in evaluate. Default: iso4 and thick5.")
     ] = None,
@@ -120,7 +100,7 @@ def score(
         str, typer.Option(help="Comma-separated keys as in evaluate. Default: classical, average, fusion, regression.")
     ] = "",
     plans: Annotated[str, typer.Option(help="Comma-separated presets or numbers of steps.")] = "fast",
-    subjects: Annotated[str, typer.Option(help="Comma-separated: score these only.")] = "",
+    subjects: Subjects = "",
     without_maps: Annotated[
         bool, typer.Option("--without-maps", help="Also score cases without a tissue map, against the truth's result.")
     ] = False,
@@ -128,7 +108,7 @@ def score(
     crop: Annotated[str, typer.Option(help="Keep the foreground, or only the brain's surroundings: brain.")] = (
         "foreground"
     ),
-    seed: Annotated[int, typer.Option(help="Of the sampling noise.")] = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "auto",
     json_lines: JsonLines = False,
@@ -137,105 +117,41 @@ def score(
     """Segment the truth, the coarse scan and its restorations; Dice, and the share of the gap that is closed."""
     with listening(json_lines, quiet) as sink, Stop() as stop:
         _check_libraries()
-        from scorefusion.evaluation.cli import find_suite
+        from scorefusion.bundle.store import find_bundle
+        from scorefusion.evaluation.benchmark import classical_methods, learned_methods
+        from scorefusion.evaluation.downstream.score import document, run_downstream, sentences, write_downstream
+        from scorefusion.evaluation.downstream.segmenter import load_segmenter
+        from scorefusion.evaluation.models import Settings, named
+        from scorefusion.evaluation.report import markdown
+        from scorefusion.evaluation.rows import choose
+        from scorefusion.evaluation.simulate import Setting
+        from scorefusion.evaluation.suites import find_suite
         from scorefusion.progress import Reporter
 
-        result, paths = run(
-            find_suite(datalist, suite, split, _split(subjects)),
-            settings or ["iso4", "thick5"],
-            models or [],
-            segmenter,
-            out,
-            methods=_split(methods),
-            plans=_split(plans) or None,
-            crop=crop,
-            maps_only=not without_maps,
-            seed=seed,
-            device=device,
-            precision=precision,
-            reporter=Reporter(sink, stop.requested),
+        chosen = find_suite(datalist, suite, split, split_words(subjects))
+        parsed = [Setting.parse(name) for name in settings or ["iso4", "thick5"]]
+        how, reporter = Settings(split_words(plans) or None, seed, device, precision), Reporter(sink, stop.requested)
+        network = load_segmenter(segmenter, device=device, precision=precision)
+        rows = [*classical_methods(), *learned_methods(models or [], how, reporter)]
+        asked = choose(rows, split_words(methods))
+        if not methods:
+            asked = [row for row in asked if row.rule not in _LEFT_OUT]
+        # The gap and the best of the classical methods need these in any case.
+        kept = [row for row in rows if row.family == "classical" or row in asked]
+        caption = {"model": named([find_bundle(name) for name in models or []]), "seed": how.words}
+        result = run_downstream(
+            chosen, parsed, kept, network, caption=caption, reporter=reporter, crop=crop, maps_only=not without_maps
         )
+        paths = write_downstream(result, out)
         if not (json_lines or quiet):
-            _show(result)
-            for path in paths:
-                typer.echo(f"Written: {path}")
+            lines = [markdown(document(result)), *sentences(result), *(f"Written: {path}" for path in paths)]
+            typer.echo("\n".join(lines))
         sink({"event": "result", "output": paths[0], "files": paths})
 
 
-def run(
-    suite: Suite,
-    settings: Sequence[str],
-    models: Sequence[str],
-    segmenter: Path,
-    out: Path,
-    *,
-    methods: Sequence[str] = (),
-    plans: Sequence[str] | None = None,
-    crop: str = "foreground",
-    maps_only: bool = True,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    reporter: Reporter | None = None,
-) -> tuple[Downstream, list[Path]]:
-    """`score` without its terminal. Returns the rows and the files written."""
-    from scorefusion.bundle.store import find_bundle
-    from scorefusion.evaluation.benchmark import MARGINS, classical_methods
-    from scorefusion.evaluation.downstream.monai_bundle import load_segmenter
-    from scorefusion.evaluation.downstream.report import write_report
-    from scorefusion.evaluation.downstream.score import run_downstream
-    from scorefusion.evaluation.learned import learned_methods
-    from scorefusion.evaluation.simulate import Setting
-
-    if crop not in MARGINS:
-        msg = f"--crop is {crop!r}; choose one of {', '.join(MARGINS)}"
-        raise RequestError(msg)
-    parsed = [Setting.parse(name) for name in settings]
-    bundles = [find_bundle(name) for name in models]
-    chosen = load_segmenter(segmenter, device=device, precision=precision)
-    rows: list[Method] = classical_methods()
-    for bundle in bundles:
-        prefix = f"{bundle.id}:" if len(bundles) > 1 else ""
-        rows += learned_methods(bundle, plans=plans, seed=seed, device=device, precision=precision, prefix=prefix)
-    names = ", ".join(f"{b.id} {b.version} (SHA-256 {b.hash[:12]})" for b in bundles) or "none"
-    result = run_downstream(
-        suite,
-        parsed,
-        _choose(rows, methods),
-        chosen,
-        caption={"model": names, "seed": f"{seed}, precision {precision}"},
-        reporter=reporter,
-        crop=crop,
-        maps_only=maps_only,
-    )
-    return result, list(write_report(result, out).values())
-
-
-def _choose(rows: Sequence[Method], wanted: Sequence[str]) -> list[Method]:
-    """What was asked for, and the classical methods, which the gap and the best of them come from."""
-    from scorefusion.evaluation.learned import Learned, choose_methods
-
-    asked = choose_methods(rows, wanted)
-    if not wanted:
-        asked = [row for row in asked if not (isinstance(row, Learned) and row.row.key in _LEFT_OUT)]
-    return [row for row in rows if row.family == "classical" or row in asked]
-
-
-def _show(result: Downstream) -> None:
-    from scorefusion.evaluation.document import markdown
-    from scorefusion.evaluation.downstream.report import document, sentences
-
-    typer.echo(markdown(document(result)))
-    for line in sentences(result):
-        typer.echo(line)
-
-
-def _find_datalist(path: Path | None) -> Datalist:
-    """The user's, or the project's test data without the maps of another program."""
-    from dataclasses import replace
-
-    from scorefusion.datasets.datalist import project_datalist, read_datalist
-    from scorefusion.evaluation.downstream.training import OTHER_VOCABULARY
+def training_data(path: Path | None) -> Datalist:
+    """The user's datalist, or the project's test data without the maps of another program."""
+    from scorefusion.evaluation.downstream.train import OTHER_VOCABULARY
 
     if path is not None:
         return read_datalist(path, splits=("train", "val"))
@@ -247,10 +163,6 @@ def _check_libraries() -> None:
     if find_spec("monai") is None:
         msg = "'scorefusion downstream' needs MONAI. Get it: pip install 'scorefusion[train]'"
         raise RequestError(msg)
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 if __name__ == "__main__":

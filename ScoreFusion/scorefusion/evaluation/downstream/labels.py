@@ -12,19 +12,14 @@ from torch import Tensor
 from scorefusion.errors import GeometryError, VolumeError
 from scorefusion.imaging.files import read_volume
 from scorefusion.imaging.grid import Box, Grid
-from scorefusion.imaging.volume import Volume
 
-#: Names of labels 1, 2, 3 in the tissue maps of the project's data.
-TISSUES = ("CSF", "GM", "WM")
-
+TISSUES = ("CSF", "GM", "WM")  # names of labels 1, 2, 3 in the tissue maps of the project's data
 _SYNONYMS = {
     "CSF": ("csf", "cerebrospinalfluid", "fluid"),
     "GM": ("gm", "greymatter", "graymatter", "grey", "gray"),
     "WM": ("wm", "whitematter", "white"),
 }
-
-#: How far a voxel of a map may be from its twin in the volume, mm. Headers are rounded to float32.
-TOLERANCE_MM = 0.01
+TOLERANCE_MM = 0.01  # how far a voxel of a map may be from its twin in the volume: headers are rounded to float32
 
 
 def standard_name(name: str) -> str:
@@ -34,15 +29,8 @@ def standard_name(name: str) -> str:
 
 
 def read_labels(path: Path, grid: Grid, num_classes: int) -> Tensor:
-    """Read a label map on the grid of a volume, or on a crop of it.
-
-    Args:
-        path: whole numbers, 0 = background.
-        grid: of the volume, axes in RAS+ order.
-        num_classes: the largest label allowed.
-
-    Returns:
-        uint8 `(I, J, K)`.
+    """Read a label map (whole numbers up to `num_classes`, 0 = background) on a grid with axes in RAS+ order, which may
+    be a crop of the map's: uint8 `(I, J, K)`.
 
     Raises:
         GeometryError: the map lies elsewhere, or has other voxels.
@@ -52,7 +40,20 @@ def read_labels(path: Path, grid: Grid, num_classes: int) -> Tensor:
     if labels.data.shape[0] != 1:
         msg = f"{labels.name} has {labels.data.shape[0]} channels; a label map has one, with whole numbers"
         raise VolumeError(msg)
-    values = labels.crop(_place(labels, grid)).data[0]
+    a, b, c = (int(n) for n in np.rint(labels.grid.world_to_index(grid.origin)))
+    i, j, k = grid.spatial_shape
+    try:
+        box = Box((a, b, c), (a + i, b + j, c + k))
+        found = labels.grid.crop(box).is_close(grid, TOLERANCE_MM)
+    except GeometryError:
+        found = False
+    if not found:
+        msg = (
+            f"the label map {labels.name} ({labels.grid!r}) is not on the grid of its volume ({grid!r}); "
+            "resample it onto that grid with nearest-neighbour interpolation"
+        )
+        raise GeometryError(msg)
+    values = labels.crop(box).data[0]
     rounded = np.rint(values)
     if not np.array_equal(values, rounded) or values.min() < 0 or values.max() > num_classes:
         msg = (
@@ -66,22 +67,3 @@ def read_labels(path: Path, grid: Grid, num_classes: int) -> Tensor:
 def masks_of(labels: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
     """Label n is the n-th class: `(I, J, K)` whole numbers to bool `(I, J, K)` by name."""
     return {name: labels == number for number, name in enumerate(classes, start=1)}
-
-
-def _place(labels: Volume, grid: Grid) -> Box:
-    """Where `grid` lies in the map; refuses unless all of it does, voxel on voxel."""
-    first = np.rint(labels.grid.world_to_index(grid.origin)).astype(int)
-    start = (int(first[0]), int(first[1]), int(first[2]))
-    i, j, k = (begin + size for begin, size in zip(start, grid.spatial_shape, strict=True))
-    try:
-        box = Box(start, (i, j, k))
-        found = labels.grid.crop(box).is_close(grid, TOLERANCE_MM)
-    except GeometryError:
-        found = False
-    if not found:
-        msg = (
-            f"the label map {labels.name} ({labels.grid!r}) is not on the grid of its volume ({grid!r}); "
-            "resample it onto that grid with nearest-neighbour interpolation"
-        )
-        raise GeometryError(msg)
-    return box

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from scorefusion.bundle.folder import Bundle
 from scorefusion.datasets.case import CONTRASTS, Case
 from scorefusion.errors import RequestError
+from scorefusion.evaluation.suites import PairSuite
 
 
 @dataclass(frozen=True)
@@ -19,20 +21,18 @@ class Input:
     optional: bool = False
     median: float | None = None
 
+    def source(self, case: Case, target: str | None) -> str | None:
+        """The case's contrast for this input, which is not the target."""
+        return next((name for name in self.contrasts if name in case.contrasts and name != target), None)
+
 
 @dataclass(frozen=True)
 class Direction:
-    """What goes in and what comes out.
-
-    Attributes:
-        inputs: in the bundle's order; the first is the base.
-        targets: contrasts that count as the target.
-        median: of the target, as of an input.
-    """
+    """What goes in (in the bundle's order, the first is the base) and which contrasts count as what comes out."""
 
     inputs: tuple[Input, ...]
     targets: tuple[str, ...]
-    median: float | None = None
+    median: float | None = None  # of the target, as of an input
 
     @classmethod
     def of(cls, bundle: Bundle) -> Direction:
@@ -51,8 +51,7 @@ class Direction:
         for condition in bundle.section["conditions"]:
             names = dict.fromkeys([condition["name"], *condition["contrasts"]])
             known = tuple(name for name in names if name in CONTRASTS)
-            optional, median = bool(condition.get("optional")), condition.get("median")
-            inputs.append(Input(condition["name"], known, optional, median))
+            inputs.append(Input(condition["name"], known, bool(condition.get("optional")), condition.get("median")))
         target = bundle.section["target"]
         names = dict.fromkeys([target["name"], *target.get("contrasts", [])])
         targets = tuple(name for name in names if name in CONTRASTS and name != "image")
@@ -75,53 +74,60 @@ class Direction:
         """How each contrast is scaled, in words."""
         parts = []
         for names, median in [*((each.contrasts, each.median) for each in self.inputs), (self.targets, self.median)]:
-            how = (
-                "its robust range (background to 99.5 percentile of the foreground) is [0, 1]"
-                if median is None
-                else f"background is 0, the foreground's median {(median + 1) / 2:.3g}"
-            )
+            how = "its robust range (background to 99.5 percentile of the foreground) is [0, 1]"
+            if median is not None:
+                how = f"background is 0, the foreground's median {(median + 1) / 2:.3g}"
             parts.append(f"{'/'.join(names).upper()}: {how}")
         return "; ".join(parts)
 
     def missing(self, case: Case) -> list[str]:
         """Contrasts that the case lacks; none = it can be scored."""
         target = self._target(case)
-        lacking = [] if target is not None else ["/".join(self.targets)]
-        for each in self.inputs:
-            if not each.optional and self._source(case, each, target) is None:
-                lacking.append("/".join(each.contrasts))
-        return lacking
+        needed = (each.contrasts for each in self.inputs if not each.optional and each.source(case, target) is None)
+        return ["/".join(names) for names in (*(() if target else (self.targets,)), *needed)]
 
     def match(self, case: Case) -> tuple[dict[str, str], str]:
         """Contrast of the case by input name (an optional one that is not there is left out), and the target's."""
-        lacking = self.missing(case)
-        target = self._target(case)
+        lacking, target = self.missing(case), self._target(case)
         if lacking or target is None:
             has = ", ".join(case.contrasts) or "none"
             msg = f"case {case.case_id} lacks {' and '.join(lacking)}, which {self.title} needs; it has {has}"
             raise RequestError(msg)
-        found = {each.name: self._source(case, each, target) for each in self.inputs}
+        found = {each.name: each.source(case, target) for each in self.inputs}
         return {name: contrast for name, contrast in found.items() if contrast is not None}, target
+
+    def files(self, case: Case) -> list[Path]:
+        """What of a case is scored: its sources, its target and all of its masks."""
+        sources, target = self.match(case)
+        return [*(case.contrasts[name] for name in (*sources.values(), target)), *case.masks.values()]
+
+    def fitting(self, suite: PairSuite) -> PairSuite:
+        """The suite with those teachers who have all contrasts; to be scored, every case must.
+
+        Raises:
+            RequestError: a case lacks a contrast, or its contrasts are known to be off each other.
+        """
+        for case in suite.cases:
+            self.match(case)
+            if case.aligned is False:
+                msg = (
+                    f"the contrasts of {case.case_id} are known to be off each other, so a score would measure the "
+                    "shift; align them first: scorefusion data register"
+                )
+                raise RequestError(msg)
+        usable = tuple(c for c in suite.training if not self.missing(c) and c.aligned is not False)
+        return replace(suite, training=usable)
 
     def _target(self, case: Case) -> str | None:
         return next((name for name in self.targets if name in case.contrasts), None)
 
-    @staticmethod
-    def _source(case: Case, wanted: Input, target: str | None) -> str | None:
-        return next((name for name in wanted.contrasts if name in case.contrasts and name != target), None)
-
 
 def common_direction(bundles: Sequence[Bundle]) -> Direction:
-    """The one direction of all models of a run: rows of one table are given the same and asked for the same.
-
-    What one of them cannot do without is needed by all.
-    """
+    """The one direction of all models of a run: rows of one table are given the same and asked for the same. What one
+    of them cannot do without is needed by all."""
     directions = [Direction.of(bundle) for bundle in bundles]
     needed = {each.name for direction in directions for each in direction.inputs if not each.optional}
-    common = [
-        replace(direction, inputs=tuple(replace(i, optional=i.name not in needed) for i in direction.inputs))
-        for direction in directions
-    ]
+    common = [replace(d, inputs=tuple(replace(i, optional=i.name not in needed) for i in d.inputs)) for d in directions]
     for bundle, direction, alike in zip(bundles, directions, common, strict=True):
         if alike != common[0]:
             msg = (

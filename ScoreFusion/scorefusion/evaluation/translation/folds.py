@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from scorefusion.bundle.folder import Bundle
 from scorefusion.bundle.store import find_bundle
 from scorefusion.errors import RequestError
-from scorefusion.evaluation.translation.suites import PairSuite
+from scorefusion.evaluation.suites import PairSuite
 
 
 def read_folds(texts: Sequence[str]) -> dict[str, list[Bundle]]:
@@ -32,23 +32,21 @@ def check_folds(folds: Mapping[str, Sequence[Bundle]], suite: PairSuite) -> None
         RequestError: otherwise.
     """
     subjects = list(dict.fromkeys(case.subject for case in suite.cases))
-    unknown = sorted(set(folds) - set(subjects))
-    if unknown:
-        msg = f"--fold-model names {', '.join(unknown)}, and {suite.name} has {', '.join(subjects)}"
-        raise RequestError(msg)
     missing = [subject for subject in subjects if subject not in folds]
-    if missing:
+    counts = sorted({len(bundles) for bundles in folds.values()})
+    msg = None
+    if set(folds) - set(subjects):
+        msg = f"--fold-model names {', '.join(sorted(set(folds) - set(subjects)))}, and {suite.name} has "
+        msg += ", ".join(subjects)
+    elif missing:
         msg = (
-            f"no --fold-model for {', '.join(missing)}; give one for each person of {suite.name}, "
-            f"or score some only: --subjects {','.join(s for s in subjects if s in folds)}"
+            f"no --fold-model for {', '.join(missing)}; give one for each person of {suite.name}, or score some only: "
         )
-        raise RequestError(msg)
-    counts = {len(bundles) for bundles in folds.values()}
-    if len(counts) > 1:
-        msg = (
-            f"the persons have {' or '.join(map(str, sorted(counts)))} fold models; give each person as many, in the "
-            "same order, so that they make rows of one table"
-        )
+        msg += f"--subjects {','.join(s for s in subjects if s in folds)}"
+    elif len(counts) > 1:
+        msg = f"the persons have {' or '.join(map(str, counts))} fold models; give each person as many, in the same "
+        msg += "order, so that they make rows of one table"
+    if msg is not None:
         raise RequestError(msg)
     for subject, bundles in folds.items():
         for bundle in bundles:
@@ -94,15 +92,11 @@ def _names(text: str, subject: str) -> bool:
 
 def fold_prefixes(folds: Mapping[str, Sequence[Bundle]]) -> list[str]:
     """What stands before the rows of the first, second, ... model of each person: what their names have in common.
-
-    One model a person needs no prefix.
-    """
+    One model a person needs no prefix."""
     groups = list(zip(*folds.values(), strict=True))
     if len(groups) == 1:
         return [""]
-    names = []
-    for number, group in enumerate(groups):
-        common = os.path.commonprefix([bundle.id for bundle in group]).rstrip("-_.")
-        names.append(common or f"model {number + 1}")
+    common = (os.path.commonprefix([bundle.id for bundle in group]).rstrip("-_.") for group in groups)
+    names = [name or f"model {number + 1}" for number, name in enumerate(common)]
     unique = names if len(set(names)) == len(names) else [f"{name} {n + 1}" for n, name in enumerate(names)]
     return [f"{name}:" for name in unique]

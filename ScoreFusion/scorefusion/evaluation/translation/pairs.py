@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +15,19 @@ from torch import Tensor
 from scorefusion.datasets.case import Case
 from scorefusion.datasets.spectrum import read_axes
 from scorefusion.errors import VolumeError
-from scorefusion.evaluation.lesions import FLUID_IS_DARK, LesionRegion, fluid_mask, lesion_region, read_lesion
-from scorefusion.evaluation.regions import EROSION, BrainRegion, brain_region, erode
+from scorefusion.evaluation.lesions import (
+    FLUID_IS_DARK,
+    LesionRegion,
+    fluid_mask,
+    lesion_facts,
+    lesion_figures,
+    lesion_region,
+    read_lesion,
+)
+from scorefusion.evaluation.metrics import linear_mmd, score_slices, scored_slices, slice_mmd, through_plane_ratio
+from scorefusion.evaluation.regions import EROSION, BrainRegion, brain_region, erode, largest
+from scorefusion.evaluation.rows import Made
+from scorefusion.evaluation.suites import read_mask
 from scorefusion.evaluation.translation.direction import Direction
 from scorefusion.fusion.planes import Plane
 from scorefusion.imaging.files import read_volume
@@ -32,32 +45,36 @@ WHOLE_HEAD = "the whole head"
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Sources and truth of one person.
-
-    Attributes:
-        case: whose.
-        sources: `(I, J, K)` by input name, normalised to about [-1, 1] as the direction says; in its order, the first
-            is the base.
-        truth: `(I, J, K)`, normalised as the direction says, [0, 1].
-        base: the first source as a volume: grid and scanner units.
-        scale: of the truth.
-        contrasts: what sources (in order) and truth are.
-        brain: where scores are taken.
-        axis: slices normal to it are scored.
-        why_axis: in words.
-        lesion: where the case has a mask.
-    """
+    """Sources and truth of one person. Methods give volumes in the target's own range [0, 1]."""
 
     case: Case
-    sources: Mapping[str, Tensor]
-    truth: Tensor
-    base: Volume
-    scale: IntensityScale
-    contrasts: tuple[str, ...]
-    brain: BrainRegion
-    axis: int
+    sources: Mapping[str, Tensor]  # (I, J, K) by input name, in the direction's order and normalised as it says
+    truth: Tensor  # (I, J, K), normalised as the direction says, [0, 1]
+    base: Volume  # the first source: grid and scanner units
+    scale: IntensityScale  # of the truth
+    contrasts: tuple[str, ...]  # of the sources (in order) and the truth
+    brain: BrainRegion  # where scores are taken
+    axis: int  # slices normal to it are scored
     why_axis: str
-    lesion: LesionRegion | None = None
+    lesion: LesionRegion | None = None  # where the case has a mask
+
+    setting = ""  # there is one way to be given the sources
+
+    @property
+    def name(self) -> str:
+        return self.case.case_id
+
+    @property
+    def contrast(self) -> str | None:
+        return None  # the run's direction says it
+
+    @property
+    def apart(self) -> str | None:
+        return self.case.apart
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.truth.shape)
 
     @property
     def is_slice(self) -> bool:
@@ -68,6 +85,40 @@ class Pair:
     def plane(self) -> Plane:
         """Of the slices that are scored."""
         return next(plane for plane in Plane if plane.axis == self.axis)
+
+    def facts(self) -> dict[str, Any]:
+        """For the report."""
+        return {
+            "subject": self.name,
+            "title": self.name,
+            "apart": self.apart,
+            "contrasts": self.contrasts,
+            "shape": self.shape,
+            "spacing_mm": self.base.spacing,
+            "axis": "RAS"[self.axis],
+            "why_axis": self.why_axis,
+            "slices": len(scored_slices(self.brain.mask, self.axis)),
+            "single_slice": self.is_slice,
+            "brain": self.brain.how,
+            "brain_voxels": int(self.brain.mask.sum()),
+            "intensity_range": (self.scale.low, self.scale.high),
+            **lesion_facts(self.truth, self.lesion),
+        }
+
+    def score(self, made: Made) -> dict[str, float]:
+        """All figures; PSNR (dB), SSIM and MAE are means of the scored slices' own."""
+        estimate, truth, brain = made.data, self.truth.float(), self.brain.mask
+        psnr, ssim, mae = score_slices(estimate, truth, brain, self.axis)
+        ratios = (math.nan,) * 3 if self.is_slice else through_plane_ratio(estimate, truth, brain)
+        return {
+            "psnr": psnr,
+            "ssim": ssim,
+            "mae": mae,
+            "mmd": linear_mmd([estimate], [truth]),
+            "mmd_slices": slice_mmd(estimate, truth, brain, self.axis),
+            **{f"through_plane_{axis}": ratio for axis, ratio in zip("ijk", ratios, strict=True)},
+            **lesion_figures(estimate, truth, self.lesion, brain),
+        }
 
     def foreground(self) -> Tensor:
         """Bool `(I, J, K)`: above background in any source, the rule that the networks are told; and the brain, where
@@ -81,12 +132,7 @@ def to_unit(normalised: Tensor) -> Tensor:
 
 
 def read_pair(case: Case, direction: Direction, slice_axis: int | None = None) -> Pair:
-    """Read a case.
-
-    Args:
-        case: has all contrasts that the direction needs, on one grid.
-        direction: which are sources and which is the truth.
-        slice_axis: the files are single slices normal to this axis; None = volumes.
+    """Read a case that has all contrasts of the direction; `slice_axis`: the files are single slices normal to it.
 
     Raises:
         VolumeError: a file cannot be used, or the contrasts are not on one grid.
@@ -168,13 +214,7 @@ def _brain(case: Case, volumes: Mapping[str, Volume], target: str) -> BrainRegio
     """The brain by the mask given; else what every stripped contrast shows; else by the T1w (the rough mask knows
     its contrast) or the truth."""
     reference = volumes.get("t1", volumes[target])
-    mask = None
-    if "brain" in case.masks:
-        mask_volume = read_volume(case.masks["brain"]).canonical()[0]
-        if not mask_volume.grid.is_close(reference.grid, tolerance_mm=0.01):
-            msg = f"the mask {case.masks['brain']} is not on the grid of {reference.name}; resample it onto that grid"
-            raise VolumeError(msg)
-        mask = mask_volume.data[0]
+    mask = read_mask(case, reference)
     region = brain_region(reference, skull_stripped=case.skull_stripped, mask=mask)
     if mask is not None or "skull-stripped" not in region.how:
         return region
@@ -200,8 +240,8 @@ def _head(normalised: Mapping[str, Tensor]) -> BrainRegion:
         bright = to_unit(volume.squeeze(thin)) > HEAD_LEVEL
         image = sitk.GetImageFromArray(bright.numpy().astype(np.uint8))
         closed = sitk.BinaryFillhole(sitk.BinaryMorphologicalClosing(image, [3, 3]))
-        largest = sitk.RelabelComponent(sitk.ConnectedComponent(closed), sortByObjectSize=True) == 1
-        inside &= erode(torch.from_numpy(sitk.GetArrayFromImage(largest) > 0).unsqueeze(thin), EROSION)
+        head = sitk.GetArrayFromImage(largest(closed)) > 0
+        inside &= erode(torch.from_numpy(head).unsqueeze(thin), EROSION)
     if not bool(inside.any()):
         msg = "the slices show no common head: nothing in them is bright enough to be scored"
         raise VolumeError(msg)
