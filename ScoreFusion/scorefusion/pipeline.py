@@ -24,9 +24,9 @@ from scorefusion.bundle.folder import Bundle
 from scorefusion.bundle.load import Model, load_model
 from scorefusion.bundle.store import find_bundle
 from scorefusion.diffusion.noise import NoiseField
-from scorefusion.errors import OutOfMemory, RequestError
+from scorefusion.errors import OutOfMemory, RequestError, ResultError
 from scorefusion.fusion.rules import FusionRule
-from scorefusion.imaging.files import read_volume
+from scorefusion.imaging.files import read_volume, sidecar_path
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Event, Reporter
 from scorefusion.run.devices import inference_settings, pick_device, pick_precision
@@ -34,6 +34,7 @@ from scorefusion.run.memory import is_out_of_memory
 from scorefusion.run.pieces import choose_pieces, patient
 from scorefusion.run.prepare import Prepared, prepare
 from scorefusion.run.provenance import provenance_of
+from scorefusion.run.record import contradiction
 from scorefusion.run.request import SamplingPlan
 from scorefusion.run.restore import Restoration, restore
 
@@ -114,6 +115,7 @@ def translate(
     )
     plan = _plan(bundle, preset, steps, samples, uncertainty)
     volumes = _read_inputs(inputs, bundle, frame)
+    _check_records(volumes, report)
     request = prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report)
 
     chosen = pick_device(device, report.warning)
@@ -125,6 +127,13 @@ def translate(
         main, spread = sample_prepared(loaded, fusion, request, plan, seed, chosen, report, tile, uncertainty)
         volume, quality = request.finish(main.mean)
         deviation = None if spread is None else request.finish_deviation(spread.deviation)
+    for made in (volume, deviation):
+        if made is not None and not np.isfinite(made.data).all():
+            msg = (
+                f"Model '{bundle.id}' made of {next(iter(volumes.values())).name} what is no image (NaN or infinite), "
+                "so it is thrown away. Try precision='float32'; if that is no help, import the model again."
+            )
+            raise ResultError(msg)
     if deviation is not None:
         quality["mean_uncertainty"] = request.mean_in_foreground(deviation)
     provenance = provenance_of(bundle, volumes, request, plan, fusion, seed, chosen, dtype, report, started, preset)
@@ -192,6 +201,14 @@ def _read_inputs(inputs: Input | Mapping[str, Input], bundle: Bundle, frame: int
             volume.check_voxels()
             volumes[name] = volume
     return volumes
+
+
+def _check_records(volumes: Mapping[str, Volume], report: Reporter) -> None:
+    """Say so if an input is one of our own results, but not the one that the record beside it tells of."""
+    for volume in volumes.values():
+        path = None if volume.source is None else Path(volume.source)
+        if path is not None and path.is_file() and (problem := contradiction(path, sidecar_path(path))):
+            report.warning("record-differs", problem)
 
 
 # -- the run -------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from scorefusion.networks.unet import UNet
 ALIGNMENT_PREFIX = "alignment."
 NETWORK_PREFIX = "network."
 GATE_PREFIX = f"{STORED_NAME}."
+LARGEST_WEIGHT = 65504.0  # of half precision, in which bundles are written
 Kind = TypeVar("Kind", bound=nn.Module)
 _PLANES = {plane.value: plane for plane in Plane}
 _ANOTHER_VERSION = "The bundle was made by another version or is damaged: import it again."
@@ -92,19 +93,22 @@ class Model:
         if name == "average":
             return PlaneAverage(self.ensemble)
         if kind == "average":
-            return PlaneAverage(self.ensemble, [self._plane(part) for part in some.split("+")])
+            parts = some.split("+")
+            if len(set(parts)) < len(parts):
+                self._refuse(name, "it names a plane twice. Name each once, such as average:coronal+sagittal")
+            return PlaneAverage(self.ensemble, [self._plane(name, part) for part in parts])
         if name in _PLANES:
-            return SinglePlane(self.ensemble, self._plane(name))
+            return SinglePlane(self.ensemble, self._plane(name, name))
         msg = (
             f"Unknown fusion rule '{name}'; choose fusion, fusion-scores, average, alternating, {', '.join(_PLANES)}, "
             "volume, or some planes such as average:coronal+sagittal."
         )
         raise RequestError(msg)
 
-    def _plane(self, name: str) -> Plane:
+    def _plane(self, rule: str, name: str) -> Plane:
         plane = _PLANES.get(name)
         if plane is None or plane not in self.planes:
-            self._refuse(name, f"its plane networks look along {_listed(self.planes)}. Choose among these")
+            self._refuse(rule, f"its plane networks look along {_listed(self.planes)}. Choose among these")
         return plane
 
     def _refuse(self, rule: str, reason: str) -> NoReturn:
@@ -249,3 +253,10 @@ def _load_weights(module: nn.Module, state: dict[str, Tensor], bundle: Bundle, f
             f"({str(error).splitlines()[-1].strip()}). {_ANOTHER_VERSION}"
         )
         raise BundleError(msg) from error
+    for name, tensor in state.items():
+        if not (tensor.abs() <= LARGEST_WEIGHT).all():  # not so for NaN, either
+            msg = (
+                f"Bundle '{bundle.id}': the weights '{name}' in {file} are not all finite and below "
+                f"{LARGEST_WEIGHT:g}. {_ANOTHER_VERSION}"
+            )
+            raise BundleError(msg)

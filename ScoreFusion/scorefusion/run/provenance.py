@@ -75,14 +75,15 @@ def provenance_of(
 
 def _source(volume: Volume) -> dict[str, Any]:
     path = Path(volume.source) if volume.source else None
-    if path is not None and path.is_file():
-        digest, what = hashlib.sha256(path.read_bytes()).hexdigest(), "file"
+    if volume.digests:  # of what was read; the file may be another by now
+        digest, what = volume.digests[0][1], "file"
     else:
         digest, what = hashlib.sha256(np.ascontiguousarray(volume.data).tobytes()).hexdigest(), "voxels"
     return {
         "Name": path.name if path else None,
         "Sha256": digest,
         "Of": what,
+        **({"Files": dict(volume.digests)} if len(volume.digests) > 1 else {}),
         "Shape": list(volume.spatial_shape),
         "Spacing": [round(float(s), 6) for s in volume.spacing],
         "Orientation": volume.orientation,
