@@ -33,6 +33,12 @@ PIECE = (128, 160, 80)  # voxels of the head's middle
 TILE = 64
 
 
+def say(line: str) -> None:
+    """One line on standard output, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def answers(rule: VolumeRule, x_t: Tensor, inputs: ModelInputs, tile: int) -> Iterator[tuple[str, Tensor, Tensor]]:
     """For each halo its name, the answer in tiles, and the answer of the whole."""
     exact = rule.exact_halo
@@ -62,8 +68,10 @@ def shipped(path: Path) -> None:
     gain = rule.layout.residual_gain
     for halo, tiled, whole in answers(rule, noise, inputs, TILE):
         error = (tiled - whole) / gain  # |target - base| / 2, of a range of 2: a share of the range
-        print(f"brain-sr, {path.name}, halo {halo}: largest {error.abs().max():.1e}, RMS {error.square().mean().sqrt():.1e}"
-              f" of the range; what the model adds has an RMS of {(whole / gain).square().mean().sqrt():.1e}")  # fmt: skip
+        largest, mean, added = error.abs().max(), error.square().mean().sqrt(), (whole / gain).square().mean().sqrt()
+        say(
+            f"brain-sr, {path.name}, halo {halo}: largest {largest:.1e}, RMS {mean:.1e} of the range (added: {added:.1e})"
+        )
 
 
 def loud() -> None:
@@ -75,7 +83,7 @@ def loud() -> None:
         inputs = ModelInputs(torch.rand(1, 1, 16, 16, 160, generator=generator) * 2 - 1)
         for halo, tiled, whole in answers(rule, x_t, inputs, 32):
             largest = (tiled - whole).abs().max() / whole.abs().max()
-            print(f"random weights of spread {spread}, halo {halo}: largest {largest:.1e} of the largest voxel")
+            say(f"random weights of spread {spread}, halo {halo}: largest {largest:.1e} of the largest voxel")
 
 
 if __name__ == "__main__":
