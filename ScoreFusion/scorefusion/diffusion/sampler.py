@@ -43,7 +43,7 @@ def sample(
         x_t: `(B, ...)`, state at `timesteps[0]`: pure noise, or `schedule.add_noise(estimate, noise, timesteps[0])`.
         schedule: Noise levels, and what a prediction means.
         timesteps: Strictly falling, from `schedule.timesteps`. After the last one comes alpha_bar = 1.
-        solver: "ddim", "ddpm" (ancestral, the paper's) or "dpmpp" (DPM-Solver++ 2M).
+        solver: "ddim", "ddpm" (ancestral, as in the paper but for the spacing) or "dpmpp" (DPM-Solver++ 2M).
         project: Replaces in x0 what a measurement already fixes. The next step starts from the projected x0.
         clamp: Limits x0 to [-clamp, clamp] before the projection. None = no limit.
         eta: Share of fresh noise in "ddim": 0 deterministic, 1 like "ddpm".

@@ -1,5 +1,5 @@
-"""What the networks are shown: conditions, position, foreground, and how the scan was made. The same in training and
-in use."""
+"""What the networks are shown, the same in training and in use: conditions, position, foreground, and how the scan was
+made."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefusion.errors import RequestError
-from scorefusion.run.memory import available_memory, is_out_of_memory, plan_tile, total_memory
+from scorefusion.run.memory import available_memory, is_out_of_memory, total_memory
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ __all__ = [
     "is_out_of_memory",
     "pick_device",
     "pick_precision",
-    "plan_tile",
+    "settle_threads",
     "total_memory",
 ]
 
@@ -127,7 +127,7 @@ def inference_settings(threads: int | None = None, tf32: bool = False) -> Iterat
     """Inference mode with known global switches; restores what it found, also after an error.
 
     Args:
-        threads: CPU threads for torch. None leaves the number as it is.
+        threads: CPU threads for torch. None = see `settle_threads`.
         tf32: lets NVIDIA GPUs round float32 products to 10 bits of mantissa. Off: the same answer on every device.
     """
     import torch
@@ -136,7 +136,9 @@ def inference_settings(threads: int | None = None, tf32: bool = False) -> Iterat
     cudnn = torch.backends.cudnn
     found = (cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, cudnn.benchmark)
     try:
-        if threads is not None:
+        if threads is None:
+            settle_threads()
+        else:
             torch.set_num_threads(threads)
         cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         cudnn.benchmark = False  # a search per shape: slow for few slices, and its choice may vary from run to run
@@ -148,9 +150,30 @@ def inference_settings(threads: int | None = None, tf32: bool = False) -> Iterat
             torch.set_num_threads(found_threads)
 
 
+def settle_threads() -> int:
+    """Let torch use as many CPU threads as there are cores for this process, and return their number.
+
+    torch counts the machine's cores (or every other one, where two are one core's halves), not those that a container
+    may use; more threads than these stand in one another's way. A number that somebody has set (OMP_NUM_THREADS,
+    MKL_NUM_THREADS, `torch.set_num_threads` to another number than torch's own) is left as it is.
+    """
+    import torch
+
+    now, seen = torch.get_num_threads(), visible_cores()
+    chosen = any(os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    if not chosen and now in (seen, seen // 2) and cpu_count() < now:
+        torch.set_num_threads(cpu_count())
+    return torch.get_num_threads()
+
+
+def visible_cores() -> int:
+    """CPU cores that this process may run on, whatever share of their time it is given."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cpu_count() -> int:
     """CPU cores this process may use: fewer than the machine has inside a container or under a scheduler."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = visible_cores()
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(cores, round(int(quota) / int(period))))
