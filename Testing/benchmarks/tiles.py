@@ -69,9 +69,7 @@ def shipped(path: Path) -> None:
     for halo, tiled, whole in answers(rule, noise, inputs, TILE):
         error = (tiled - whole) / gain  # |target - base| / 2, of a range of 2: a share of the range
         largest, mean, added = error.abs().max(), error.square().mean().sqrt(), (whole / gain).square().mean().sqrt()
-        say(
-            f"brain-sr, {path.name}, halo {halo}: largest {largest:.1e}, RMS {mean:.1e} of the range (added: {added:.1e})"
-        )
+        say(f"brain-sr, {path.name}, halo {halo}: largest {largest:.1e}, RMS {mean:.1e} of the range (of {added:.1e})")
 
 
 def loud() -> None:
