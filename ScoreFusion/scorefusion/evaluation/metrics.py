@@ -29,9 +29,7 @@ def _voxels(volume: Tensor, mask: Tensor | None) -> Tensor:
     return (volume.reshape(-1) if mask is None else volume[mask]).double()
 
 
-def _check_pair(estimate: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    estimate, truth = torch.as_tensor(estimate), torch.as_tensor(truth)
-    mask = None if mask is None else torch.as_tensor(mask, dtype=torch.bool)
+def _check(estimate: Tensor, truth: Tensor, mask: Tensor | None = None) -> None:
     shapes = [tuple(x.shape) for x in (estimate, truth, mask) if x is not None]
     if len(shapes[0]) != 3 or len(set(shapes)) > 1:
         msg = f"estimate, truth and mask must be volumes (I, J, K) of one shape, got {shapes}"
@@ -39,11 +37,10 @@ def _check_pair(estimate: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[T
     if mask is not None and not bool(mask.any()):
         msg = "the mask holds no voxel: there is nothing to score; give a larger mask or erode it less"
         raise ValueError(msg)
-    return estimate, truth, mask
 
 
 def _error(estimate: Tensor, truth: Tensor, mask: Tensor | None) -> Tensor:
-    estimate, truth, mask = _check_pair(estimate, truth, mask)
+    _check(estimate, truth, mask)
     return _voxels(estimate, mask) - _voxels(truth, mask)
 
 
@@ -54,8 +51,11 @@ def mean_absolute_error(estimate: Tensor, truth: Tensor, mask: Tensor | None = N
 
 def psnr(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, *, data_range: float = 1.0) -> float:
     """Peak signal-to-noise ratio in dB; infinite where estimate and truth agree in every voxel."""
-    error = float(_error(estimate, truth, mask).square().mean())
-    return 10.0 * math.log10(data_range**2 / error) if error > 0 else math.inf
+    return _decibels(float(_error(estimate, truth, mask).square().mean()), data_range)
+
+
+def _decibels(squared: float, data_range: float = 1.0) -> float:
+    return 10.0 * math.log10(data_range**2 / squared) if squared > 0 else math.inf
 
 
 def _box_mean(volume: Tensor, axes: Sequence[int]) -> Tensor:
@@ -77,7 +77,7 @@ def ssim_map(estimate: Tensor, truth: Tensor, axes: Sequence[int] = (0, 1, 2)) -
     To the last digits scikit-image's `structural_similarity` with its defaults (a test holds the two together), which
     Slicer's Python lacks; there is one definition everywhere, not one with it and one without.
     """
-    estimate, truth, _ = _check_pair(estimate, truth, None)
+    _check(estimate, truth)
     if min(truth.shape[axis] for axis in axes) < SSIM_WINDOW:
         msg = f"SSIM needs {SSIM_WINDOW} voxels along each axis it looks along, got a volume of {tuple(truth.shape)}"
         raise ValueError(msg)
@@ -99,7 +99,7 @@ def ssim_regions(estimate: Tensor, truth: Tensor, masks: Sequence[Tensor | None]
     interior[half:-half, half:-half, half:-half] = True
     regions = [interior if mask is None else torch.as_tensor(mask, dtype=torch.bool) for mask in masks]
     for region in regions:
-        _check_pair(estimate, truth, region)
+        _check(estimate, truth, region)
     sums = [0.0] * len(regions)
     for start in range(0, size, _SLAB):
         # A slab with the neighbours that its windows reach, moved inward at the ends; their own results are dropped.
@@ -129,15 +129,13 @@ def through_plane_ratio(estimate: Tensor, truth: Tensor, mask: Tensor | None = N
     """Slice-to-slice change of the estimate over that of the truth, along i, j and k, over pairs that both lie in the
     mask: 1 is as the truth, below 1 too smooth along that axis, above 1 slices do not fit their neighbours."""
 
-    def change(volume: Tensor, axis: int) -> float:
-        step = volume.diff(dim=axis).abs()
-        size = step.shape[axis]
+    def ratio(axis: int) -> float:
+        size = truth.shape[axis] - 1
         both = None if mask is None else mask.narrow(axis, 1, size) & mask.narrow(axis, 0, size)
-        return float(_voxels(step, both).mean())
+        made, wanted = (float(_voxels(x.diff(dim=axis).abs(), both).mean()) for x in (estimate, truth))
+        return made / wanted if wanted > 0 else math.nan
 
-    wanted = [change(truth, axis) for axis in range(3)]
-    i, j, k = (change(estimate, axis) / b if b > 0 else math.nan for axis, b in enumerate(wanted))
-    return i, j, k
+    return ratio(0), ratio(1), ratio(2)
 
 
 def noise_sigma(truth: Tensor, mask: Tensor | None = None) -> float:
@@ -152,8 +150,8 @@ def noise_sigma(truth: Tensor, mask: Tensor | None = None) -> float:
         size = detail.shape[axis] - 1
         detail = detail.diff(dim=axis) / math.sqrt(2.0)
         level = (level.narrow(axis, 1, size) + level.narrow(axis, 0, size)) / 2.0
-    corner = tuple(slice(0, s) for s in detail.shape)
-    inside = torch.ones(detail.shape, dtype=torch.bool) if mask is None else mask[corner].clone()
+    whole = torch.ones(truth.shape, dtype=torch.bool) if mask is None else mask
+    inside = whole[tuple(slice(0, side) for side in detail.shape)]
     if not bool(inside.any()):
         msg = "the mask holds no voxel to measure noise in"
         raise ValueError(msg)
@@ -170,8 +168,7 @@ def psnr_ceiling(sigma: float, voxels_averaged: float = math.inf) -> float:
     A measured voxel that averages n fine ones fixes that share of the noise `sigma` (in units of the truth's range),
     which lifts the ceiling a little: the error left is `sigma^2 (1 - 1/n)`.
     """
-    left = sigma**2 * (1.0 - 1.0 / voxels_averaged)
-    return -10.0 * math.log10(left) if left > 0 else math.inf
+    return _decibels(sigma**2 * (1.0 - 1.0 / voxels_averaged))
 
 
 def data_residual(acquisition: Acquisition, estimate: Tensor, measured: Tensor) -> float:
@@ -191,7 +188,7 @@ class Calibration:
 
 def calibration(estimate: Tensor, truth: Tensor, deviation: Tensor, mask: Tensor | None = None) -> Calibration:
     """Hold an uncertainty map (one standard deviation, in units of the truth's range) against the actual error."""
-    error, spread = _error(estimate, truth, mask).abs(), _voxels(torch.as_tensor(deviation), mask)
+    error, spread = _error(estimate, truth, mask).abs(), _voxels(deviation, mask)
     ranks = torch.stack([values.argsort().argsort().double() for values in (error, spread)])
     correlation = float(torch.corrcoef(ranks)[0, 1]) if float(spread.std()) > 0 else math.nan
     rms_error, rms_spread = (float(values.square().mean().sqrt()) for values in (error, spread))
@@ -267,9 +264,9 @@ def score_slices(estimate: Tensor, truth: Tensor, mask: Tensor, axis: int) -> tu
     found = []
     for index in scored_slices(mask, axis):
         voxels = mask.movedim(axis, 0)[index]
-        squared = float(error[index][voxels].square().mean())
-        decibels = -10.0 * math.log10(squared) if squared > 0 else math.inf
-        found.append((decibels, float(local[index][voxels].mean()), float(error[index][voxels].abs().mean())))
+        wrong = error[index][voxels]
+        decibels = _decibels(float(wrong.square().mean()))
+        found.append((decibels, float(local[index][voxels].mean()), float(wrong.abs().mean())))
     mean_psnr, mean_ssim, mae = (sum(values) / len(found) for values in zip(*found, strict=True))
     return mean_psnr, mean_ssim, mae
 

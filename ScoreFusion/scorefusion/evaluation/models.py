@@ -14,6 +14,8 @@ from functools import partial
 from itertools import combinations
 from typing import Any
 
+import torch
+
 from scorefusion.bundle.folder import Bundle
 from scorefusion.bundle.load import Model
 from scorefusion.errors import RequestError

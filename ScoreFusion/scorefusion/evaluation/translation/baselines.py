@@ -41,59 +41,56 @@ def draw_samples(pair: Pair, inputs: Sequence[str], count: int = VOXELS) -> Samp
 
 def source_itself() -> Method:
     """Nothing is done: how alike are the two contrasts?"""
-    return _method("source", "the source itself", lambda pair: to_unit(next(iter(pair.sources.values()))))
+    return Method("source", "the source itself", "baseline", lambda pair: Made(_first(pair)))
 
 
 def fitted_baselines(samples: Sequence[Samples], inputs: Sequence[str]) -> list[Method]:
     """Linear and polynomial regression on intensities, and histogram matching, learned from `samples` (none: none)."""
     if not samples:
         return []
-    linear, cubic, histogram = regression(samples, inputs, 1), regression(samples, inputs, 3), matching(samples)
     return [
-        _method("linear", "linear regression on intensities", linear),
-        _method("polynomial", "polynomial regression on intensities (degree 3)", cubic),
-        _method("histogram", "histogram matching", histogram),
-    ]
+        Method("linear", "linear regression on intensities", "baseline", regression(samples, inputs, 1)),
+        Method("polynomial", "polynomial regression on intensities (degree 3)", "baseline",
+               regression(samples, inputs, 3)),
+        Method("histogram", "histogram matching", "baseline", matching(samples)),
+    ]  # fmt: skip
 
 
-def _method(key: str, label: str, translate: Callable[[Pair], Tensor]) -> Method:
-    return Method(key, label, "baseline", lambda pair: Made(translate(pair)))
+def _first(pair: Pair) -> Tensor:
+    return to_unit(next(iter(pair.sources.values())))
 
 
-def regression(samples: Sequence[Samples], inputs: Sequence[str], degree: int) -> Callable[[Pair], Tensor]:
+def regression(samples: Sequence[Samples], inputs: Sequence[str], degree: int) -> Callable[[Pair], Made]:
     """Least squares on all monomials of the sources up to a degree; background stays background."""
     sources, target = (np.concatenate([getattr(each, name) for each in samples]) for name in ("sources", "target"))
     low, high = np.quantile(sources, TRUSTED, axis=0)
     weights, *_ = np.linalg.lstsq(_monomials(sources, degree), target, rcond=None)
 
-    def apply(pair: Pair) -> Tensor:
+    def apply(pair: Pair) -> Made:
         given = np.stack([to_unit(pair.sources[name]).double().numpy().ravel() for name in inputs], axis=1)
         if degree > 1:  # held at the ends of what training covered
             given = given.clip(low, high)
         mapped = torch.from_numpy(_monomials(given, degree) @ weights).reshape(pair.truth.shape)
-        return (mapped * pair.foreground()).float()
+        return Made((mapped * pair.foreground()).float())
 
     return apply
 
 
 def _monomials(sources: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
     """`(N, M)`: one column for each product of up to `degree` sources, the constant first."""
-    columns = [np.ones(len(sources))]
-    for order in range(1, degree + 1):
-        for chosen in combinations_with_replacement(range(sources.shape[1]), order):
-            columns.append(np.prod(sources[:, list(chosen)], axis=1))
-    return np.stack(columns, axis=1)
+    chosen = [c for n in range(degree + 1) for c in combinations_with_replacement(range(sources.shape[1]), n)]
+    return np.stack([np.prod(sources[:, list(each)], axis=1) for each in chosen], axis=1)
 
 
-def matching(samples: Sequence[Samples]) -> Callable[[Pair], Tensor]:
+def matching(samples: Sequence[Samples]) -> Callable[[Pair], Made]:
     """Give the base the mean histogram of the targets (the mean of the persons' quantile functions) in the scored
     region; the order of brightness stays, and background stays background."""
     steps = np.linspace(0.0, 1.0, QUANTILES)
     wanted = np.mean([np.quantile(each.target, steps) for each in samples], axis=0)
 
-    def match(pair: Pair) -> Tensor:
-        source = to_unit(next(iter(pair.sources.values()))).double()
+    def match(pair: Pair) -> Made:
+        source = _first(pair).double()
         own = np.quantile(source[pair.brain.mask].numpy(), steps)
-        return (torch.from_numpy(np.interp(source.numpy(), own, wanted)) * pair.foreground()).float()
+        return Made((torch.from_numpy(np.interp(source.numpy(), own, wanted)) * pair.foreground()).float())
 
     return match
