@@ -303,6 +303,14 @@ class TestAnyMonaiBundle:
         with pytest.raises(BundleError, match="in LPS order; only RAS is offered"):
             load_segmenter(write_monai_bundle(tmp_path / "c", config), device="cpu")
 
+    def test_expressions_elsewhere_are_left_aside_and_classes_need_no_names(self, tmp_path: Path) -> None:
+        config = {"inferer": "$monai.inferers.SlidingWindowInferer(8)", "preprocessing": ["$touch()", "@other"]}
+        folder = write_monai_bundle(tmp_path / "b", config)
+        (folder / "configs" / "metadata.json").unlink()
+        segmenter = load_segmenter(folder, device="cpu")
+        assert (segmenter.classes, segmenter.window) == (("class 1", "class 2", "class 3"), (64, 64, 64))
+        assert "left out of its preprocessing: $touch(), @other" in segmenter.notes["preparation"]
+
     def test_what_cannot_be_used_is_refused_with_the_reason(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="nowhere cannot be used: there is no folder"):
             load_segmenter(tmp_path / "nowhere")

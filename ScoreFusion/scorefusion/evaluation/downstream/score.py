@@ -112,12 +112,12 @@ def _compare(subject: Subject, segmenter: Segmenter, rows: list[Row], volumes: d
 
 def with_shares(rows: Sequence[Row]) -> list[Row]:
     """Rows of one person, each with the share of the gap that it closes beside each Dice."""
-    ends = {row.method: row for row in rows}
-    found = []
+    ends, found = {row.method: row.figures for row in rows}, []
     for row in rows:
-        names = [name for name in row.figures if name.startswith("dice")]
-        both = {name: [ends[end][name] if end in ends else math.nan for end in (CUBIC, TRUTH)] for name in names}
-        shares = {f"gap_share{name.removeprefix('dice')}": gap_share(row[name], *both[name]) for name in names}
+        shares = {}
+        for name in (name for name in row.figures if name.startswith("dice")):
+            cubic, truth = (ends.get(end, {}).get(name, math.nan) for end in (CUBIC, TRUTH))
+            shares[f"gap_share{name.removeprefix('dice')}"] = gap_share(row[name], cubic, truth)
         found.append(replace(row, figures={**row.figures, **shares}))
     return found
 
@@ -126,17 +126,17 @@ def _choose_cases(suite: Suite, segmenter: Segmenter, maps_only: bool, reporter:
     """Those that the segmenter can be asked about; each that is left out is named."""
     cases = []
     for case in suite.cases:
-        left_out = f"{case.title} is left out: "
         if segmenter.contrast and case.contrast not in (None, segmenter.contrast):
             why = f"it is no {segmenter.contrast.upper()} volume, which the segmenter was trained on"
-            reporter.warning("left-out", left_out + why)
-        elif maps_only and "tissue" not in case.case.masks:
-            reporter.warning("left-out", left_out + "it has no tissue map")
         else:
-            cases.append(case)
-            if case.case.subject in segmenter.training_subjects:
-                said = "the segmenter was trained on this person, so all Dice against the map flatter it"
-                reporter.warning("known-subject", f"{case.title}: {said}")
+            why = "it has no tissue map" if maps_only and "tissue" not in case.case.masks else ""
+        if why:
+            reporter.warning("left-out", f"{case.title} is left out: {why}")
+            continue
+        cases.append(case)
+        if case.case.subject in segmenter.training_subjects:
+            said = "the segmenter was trained on this person, so all Dice against the map flatter it"
+            reporter.warning("known-subject", f"{case.title}: {said}")
     if not cases:
         msg = (
             f"{suite.name} has no volume to segment. Cases need a tissue map of their own grid in the datalist "
@@ -172,7 +172,8 @@ def document(result: Benchmark) -> Report:
     sections = []
     for setting, description in result.settings.items():
         rows = [row for row in result.rows if row.setting == setting]
-        best = [f"{about['title']}: {about['best_classical']}" for about in result.facts if about["setting"] == setting]
+        here = [about for about in result.facts if about["setting"] == setting and about["best_classical"]]
+        best = [f"{about['title']}: {about['best_classical']}" for about in here]
         said = [f"Best classical method by PSNR in the brain: {'; '.join(sorted(best))}."] if best else []
         known = [name for name in REFERENCES if any(f"dice_{name}_mean" in row.figures for row in rows)]
         sections.append(Section(f"{setting}: {description}", said, [_table(rows, name) for name in known]))

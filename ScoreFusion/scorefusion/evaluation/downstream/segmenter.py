@@ -85,7 +85,8 @@ def load_segmenter(folder: Path, *, device: str = "auto", precision: str = "auto
         paths = [folder / "configs" / name for name in _CONFIGS if (folder / "configs" / name).is_file()]
         _check(paths, f"it is no MONAI bundle: it has none of configs/{', configs/'.join(_CONFIGS)}")
         config = read_json(paths[0], foreign=True) if paths[0].suffix == ".json" else read_yaml(paths[0])
-        metadata = read_json(folder / "configs" / "metadata.json", foreign=True)
+        about = folder / "configs" / "metadata.json"
+        metadata = read_json(about, foreign=True) if about.is_file() else {}
         network = build_network(config).requires_grad_(False)
         weights = _fill(network, folder / "models")
         network.to(where, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]  # faster on a CPU
@@ -143,7 +144,8 @@ def build_network(config: Mapping[str, Any]) -> nn.Module:
     """
     import monai.networks.nets as nets
 
-    _check("network_def" in config, "the configuration has no 'network_def', so its network cannot be built")
+    has = isinstance(config.get("network_def"), dict)
+    _check(has, "the configuration has no 'network_def', so its network cannot be built")
     arguments = dict(config["network_def"])
     target = str(arguments.pop("_target_", None))
     check_plain(arguments, "network_def")
@@ -174,10 +176,11 @@ def _fill(network: nn.Module, folder: Path) -> Path:
 
 
 def _window(config: Mapping[str, Any]) -> tuple[int, ...]:
-    size = config.get("inferer", {}).get("roi_size", 64)
+    inferer = config.get("inferer")
+    size = inferer.get("roi_size", 64) if isinstance(inferer, dict) else 64
     size = [size] * 3 if isinstance(size, int) else size
     fits = isinstance(size, list) and len(size) == 3 and all(isinstance(n, int) and n > 0 for n in size)
-    _check(fits, f"the inferer's roi_size is {size!r}; expected three sizes: only 3D segmenters can be used")
+    _check(fits, f"the inferer's roi_size is {size!r}; expected three whole numbers: only 3D segmenters can be used")
     return tuple(size)
 
 
@@ -185,10 +188,12 @@ def _preparation(config: Mapping[str, Any]) -> tuple[Callable[[Tensor], Tensor],
     """How volumes are made ready, and that in words."""
     import monai.transforms as mt
 
-    section = config.get("preprocessing", [])
+    section = config.get("preprocessing")
+    listed = section.get("transforms") if isinstance(section, dict) else section
     used, left_out = {}, []
-    for entry in section.get("transforms", []) if isinstance(section, dict) else section:
-        target = str(entry["_target_"]).rpartition(".")[2]
+    for step in listed if isinstance(listed, list) else []:
+        entry = step if isinstance(step, dict) else {"_target_": step}
+        target = str(entry.get("_target_")).rpartition(".")[2]
         known = INTENSITIES + _DONE_ANYWAY
         name = next((name for name in known if re.fullmatch(f"{name}(d|D|Dict)?", target)), target)
         order = entry.get("axcodes", "RAS")
@@ -214,8 +219,8 @@ def _classes(
         got = tuple(network(torch.zeros(1, 1, *window, device=device)).shape)
     _check(len(got) == 5 and got[2:] == window, f"the network gives {got}; expected (1, classes, *{window})")
     channels = int(got[1])
-    outputs = metadata["network_data_format"]["outputs"]
-    named = (outputs.get("pred") or next(iter(outputs.values()))).get("channel_def") or {}
+    outputs = metadata.get("network_data_format", {}).get("outputs", {})
+    named = (outputs.get("pred") or next(iter(outputs.values()), {})).get("channel_def") or {}
     _check(len(named) in (0, channels), f"metadata.json names {len(named)} output channels, the network has {channels}")
     names = [standard_name(str(named.get(str(number), f"class {number}"))) for number in range(channels)]
     exclusive = channels > 1 and (not named or names[0].casefold() in ("background", "bg"))
