@@ -62,7 +62,7 @@ def tiny_network(
 
 
 def tiny_ensemble(
-    rule: InputLayout | None = None,
+    layout: InputLayout | None = None,
     *,
     shared: bool = True,
     groups: Sequence[tuple[int, ...]] = ((0,),),
@@ -72,22 +72,22 @@ def tiny_ensemble(
     """Three planes a group of conditions.
 
     Args:
-        rule: what the networks are shown.
+        layout: what the networks are shown.
         shared: one network serves the three planes of a group, else each has its own.
         groups: conditions that are seen together, as indices.
         widths: `channels` of each network, and so its depth; empty = all alike.
     """
-    rule = rule or InputLayout(slab_radius=1, plane_context=True, acquisition_context=True, residual_gain=4.0)
+    layout = layout or InputLayout(slab_radius=1, plane_context=True, acquisition_context=True, residual_gain=4.0)
     networks: list[UNet] = []
     members: list[Member] = []
     for conditions in groups:
         for plane in Plane:
             if plane is Plane.SAGITTAL or not shared:
                 settings = {"channels": widths[len(networks)]} if widths else {}
-                channels, context = rule.plane_channels(len(conditions)), rule.plane_context_size
+                channels, context = layout.plane_channels(len(conditions)), layout.plane_context_size
                 networks.append(tiny_network(2, channels, 1, context, seed=len(networks), std=std, **settings))
             members.append(Member(len(networks) - 1, plane, conditions))
-    return PlaneEnsemble(networks, members, rule).eval()
+    return PlaneEnsemble(networks, members, layout).eval()
 
 
 def tiny_fusion(
@@ -100,9 +100,9 @@ def tiny_fusion(
     **settings: Any,
 ) -> ScoreFusion:
     """A fusion network over an ensemble; `fresh` = at its initialisation, where it is the plane average."""
-    rule, members = ensemble.rule, len(ensemble.members)
-    channels = rule.volume_channels(conditions, members)
-    network = tiny_network(3, channels, members, rule.volume_context_size, seed=5, std=std, **settings)
+    layout, members = ensemble.layout, len(ensemble.members)
+    channels = layout.volume_channels(conditions, members)
+    network = tiny_network(3, channels, members, layout.volume_context_size, seed=5, std=std, **settings)
     alignment = FeatureAlignment(ensemble.plane_networks, ensemble.members, network) if features else None
     if fresh:
         for parameter in network.head.parameters():
@@ -113,12 +113,12 @@ def tiny_fusion(
 
 
 def tiny_volume(
-    rule: InputLayout, kind: VolumeKind = "diffusion", conditions: int = 1, std: float = 0.1, **settings: Any
+    layout: InputLayout, kind: VolumeKind = "diffusion", conditions: int = 1, std: float = 0.1, **settings: Any
 ) -> VolumeOnly:
     """A 3D network alone."""
-    channels = rule.volume_channels(conditions, 0)
+    channels = layout.volume_channels(conditions, 0)
     return VolumeOnly(
-        tiny_network(3, channels, 1, rule.volume_context_size, seed=7, std=std, **settings), rule, kind
+        tiny_network(3, channels, 1, layout.volume_context_size, seed=7, std=std, **settings), layout, kind
     ).eval()
 
 
@@ -126,7 +126,7 @@ def tiny_metadata(
     rule: FusionRule, names: Sequence[str] = ("image",), task: str = "super_resolution", **section: Any
 ) -> dict[str, Any]:
     """Complete metadata of a rule, apart from what `write_bundle` fills in; `section` overrides its keys."""
-    inputs, restoring = rule.rule, task == "super_resolution"
+    inputs, restoring = rule.layout, task == "super_resolution"
     alone = isinstance(rule, VolumeOnly)
     presets = {"fast": PRESETS["fast"]} if alone and rule.kind == "regression" else PRESETS
     return {

@@ -35,8 +35,16 @@ class RequestError(ScoreFusionError, ValueError):
     """An argument, or a combination of arguments, that cannot be honoured."""
 
 
+class ResultError(ScoreFusionError, ArithmeticError):
+    """What came out is no image, so it is not given out."""
+
+
 class OutOfMemory(ScoreFusionError):
     """The work does not fit into the memory of the device, even in tiles."""
+
+
+class StreamError(ScoreFusionError, OSError):
+    """Standard output takes nothing more: the disk is full."""
 
 
 class Cancelled(Exception):

@@ -21,27 +21,23 @@ import torch
 
 from scorefusion.bundle.bounds import DEFAULT_UNCERTAINTY
 from scorefusion.bundle.folder import Bundle
-from scorefusion.bundle.load import Model, load_model
+from scorefusion.bundle.load import Model
 from scorefusion.bundle.store import find_bundle
 from scorefusion.diffusion.noise import NoiseField
-from scorefusion.errors import OutOfMemory, RequestError
-from scorefusion.fusion.rules import FusionRule, VolumeRule
-from scorefusion.imaging.files import read_volume
+from scorefusion.errors import OutOfMemory, RequestError, ResultError
+from scorefusion.fusion.rules import FusionRule
+from scorefusion.imaging.files import read_volume, sidecar_path
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Event, Reporter
-from scorefusion.run.devices import (
-    available_memory,
-    inference_settings,
-    is_out_of_memory,
-    pick_device,
-    pick_precision,
-    plan_tile,
-)
+from scorefusion.run.devices import inference_settings
+from scorefusion.run.load_checked import load_checked
+from scorefusion.run.memory import is_out_of_memory
+from scorefusion.run.pieces import choose_pieces, patient
 from scorefusion.run.prepare import Prepared, prepare
 from scorefusion.run.provenance import provenance_of
+from scorefusion.run.record import contradiction
 from scorefusion.run.request import SamplingPlan
 from scorefusion.run.restore import Restoration, restore
-from scorefusion.wording import mm
 
 Input = Volume | str | os.PathLike[str]
 
@@ -99,7 +95,8 @@ def translate(
         precision: "auto", "float32", "bfloat16", "float16": inside the networks only.
         rule: fusion rule; None = the bundle's. "average", "alternating", "axial", ... are the published baselines; see
             `Model.choose_rule`.
-        tile: voxels a side that the 3D network takes at once; None = as memory allows.
+        tile: voxels a side that the 3D network takes at once; None = as memory allows. The result is the same but for
+            rounding; a network with group normalisation or attention takes no tiles.
         frame: which frame of a 4D file.
         on_event: receives progress, log and warning events.
         cancelled: asked often; True ends the work with `Cancelled`.
@@ -119,17 +116,23 @@ def translate(
     )
     plan = _plan(bundle, preset, steps, samples, uncertainty)
     volumes = _read_inputs(inputs, bundle, frame)
+    _check_records(volumes, report)
     request = prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report)
 
-    chosen = pick_device(device, report.warning)
-    dtype = pick_precision(precision, chosen)
-    report.log(f"Model {bundle.id} {bundle.version} on {chosen} ({str(dtype).removeprefix('torch.')})")
-    with inference_settings(), _memory_errors(chosen):
-        loaded = load_model(bundle, chosen, dtype)
+    with inference_settings(), _memory_errors(device):
+        loaded, chosen, dtype = load_checked(bundle, device, precision, report.warning)
+        report.log(f"Model {bundle.id} {bundle.version} on {chosen} ({str(dtype).removeprefix('torch.')})")
         fusion = loaded.choose_rule(rule)
         main, spread = sample_prepared(loaded, fusion, request, plan, seed, chosen, report, tile, uncertainty)
         volume, quality = request.finish(main.mean)
         deviation = None if spread is None else request.finish_deviation(spread.deviation)
+    for made in (volume, deviation):
+        if made is not None and not np.isfinite(made.data).all():
+            msg = (
+                f"Model '{bundle.id}' made of {next(iter(volumes.values())).name} what is no image (NaN or infinite), "
+                "so it is thrown away. Try precision='float32'; if that is no help, import the model again."
+            )
+            raise ResultError(msg)
     if deviation is not None:
         quality["mean_uncertainty"] = request.mean_in_foreground(deviation)
     provenance = provenance_of(bundle, volumes, request, plan, fusion, seed, chosen, dtype, report, started, preset)
@@ -199,6 +202,14 @@ def _read_inputs(inputs: Input | Mapping[str, Input], bundle: Bundle, frame: int
     return volumes
 
 
+def _check_records(volumes: Mapping[str, Volume], report: Reporter) -> None:
+    """Say so if an input is one of our own results, but not the one that the record beside it tells of."""
+    for volume in volumes.values():
+        path = None if volume.source is None else Path(volume.source)
+        if path is not None and path.is_file() and (problem := contradiction(path, sidecar_path(path))):
+            report.warning("record-differs", problem)
+
+
 # -- the run -------------------------------------------------------------------------------------------------------
 
 
@@ -222,12 +233,12 @@ def sample_prepared(
         OutOfMemory: the device cannot hold the work.
     """
     with _memory_errors(device):
-        _choose_tiles(rule, request, device, tile, report)
+        choose_pieces(rule, request.inputs, device, tile, report)
         return _Run(model, rule, request, seed, device, report).sample(plan, uncertainty)
 
 
 @contextmanager
-def _memory_errors(device: torch.device) -> Iterator[None]:
+def _memory_errors(device: torch.device | str) -> Iterator[None]:
     """Words for what a device says when it is full."""
     try:
         yield
@@ -235,8 +246,8 @@ def _memory_errors(device: torch.device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         msg = (
-            f"{device} ran out of memory. Close other programs, give a smaller tile (tile=64), crop the volume "
-            "around the head, or use device='cpu'."
+            f"{device} ran out of memory, in smaller pieces, too. Close other programs, crop the volume around the "
+            "head, use rule='average' (without the 3D network), or device='cpu'."
         )
         raise OutOfMemory(msg) from error
 
@@ -305,41 +316,10 @@ class _Run:
             self.request.box_acquisition,
             None if measured is None else measured.to(self.device),
             on_step,
+            patient(self.rule, self.report),
         )
         return dataclasses.replace(
             result,
             mean=result.mean.cpu(),
             deviation=None if result.deviation is None else result.deviation.cpu(),
         )
-
-
-def _choose_tiles(
-    rule: FusionRule,
-    request: Prepared,
-    device: torch.device,
-    tile: int | tuple[int, int, int] | None,
-    report: Reporter,
-) -> None:
-    """Let the 3D network work in tiles where the whole does not fit. Plane networks see few slices at once in any
-    case."""
-    if not isinstance(rule, VolumeRule):
-        return
-    config = rule.network.config
-    shape = request.box.shape
-    if tile is not None:
-        rule.tile = (tile, tile, tile) if isinstance(tile, int) else tile
-        report.warning("tiles", f"The 3D network works in tiles of {mm(rule.tile)} voxels, as asked for.")
-        return
-    # Activations that live at once at the finest level of the network, by measurement on both named sizes.
-    per_voxel = 10 * 4 * config.channels[0] / config.stem_factor**3 + 8 * config.in_channels
-    whole = 4.0 * float(np.prod(shape)) * 20
-    rule.tile = plan_tile(
-        shape,
-        per_voxel,
-        available_memory(device),
-        overlap=rule.halo,
-        multiple=rule.size_multiple,
-        fixed_bytes=int(whole),
-    )
-    if rule.tile is not None:
-        report.warning("tiles", f"Memory is short: the 3D network works in tiles of {mm(rule.tile)} voxels.")

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from scorefusion.errors import Cancelled
+from scorefusion.errors import Cancelled, StreamError
 
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
@@ -116,22 +116,31 @@ class TimeLeft:
 class JsonLines:
     """A sink that writes one JSON object per line and flushes it, so that the reader sees each event at once.
 
-    A reader that has gone away counts as a wish to stop: `Cancelled` is raised.
+    The lines are ASCII, so that any terminal, locale and file name will do.
+
+    Raises:
+        Cancelled: the reader has gone away, which counts as a wish to stop.
+        StreamError: the stream takes nothing more, such as a file on a full disk.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = sys.stdout if stream is None else stream
+        self._stream: TextIO | None = sys.stdout if stream is None else stream  # None: closed from the start
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
-        line = json.dumps(jsonable(event), ensure_ascii=False, allow_nan=False)
+        line = json.dumps(jsonable(event), allow_nan=False)
         try:
             with self._lock:
+                if self._stream is None:
+                    raise BrokenPipeError
                 self._stream.write(line + "\n")
                 self._stream.flush()
         except (BrokenPipeError, ValueError) as error:  # ValueError: the stream was closed on our side
             msg = "Nobody reads the events any more; the run was cancelled."
             raise Cancelled(msg) from error
+        except OSError as error:
+            msg = f"Standard output could not be written: {error.strerror}. Send it to another place."
+            raise StreamError(msg) from error
 
 
 def jsonable(value: Any) -> Any:

@@ -126,7 +126,8 @@ def main() -> int:
             if not is_out_of_memory(error):
                 raise
             say(
-                f"error: {by(condition.shape[2:])} voxels do not fit. Try --tile 96 or --slice-pixels 262144.",
+                f"error: {by(condition.shape[2:])} voxels do not fit. Try --slice-pixels 262144, or, "
+                "where the network has no group normalisation, --tile 96.",
                 sys.stderr,
             )
             return 1

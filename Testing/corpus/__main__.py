@@ -19,8 +19,9 @@ def main(part: str = "") -> int:
         for name, case in load_cases().items():
             if part in name:
                 verdict = verdicts[name] = judge(case, models)
-                if part:
+                if part or verdict.outcome is Outcome.WRONG:
                     sys.stdout.write(f"{verdict.outcome.value:12} {verdict.seconds:5.2f} s  {name}  {verdict.why}\n")
+                    sys.stdout.flush()
     sys.stdout.write(summary(verdicts) + "\n")
     return int(any(verdict.outcome is Outcome.WRONG for verdict in verdicts.values()))
 

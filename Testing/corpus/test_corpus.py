@@ -33,6 +33,7 @@ def test_ends_as_it_should(name: str, verdict_of: Judge) -> None:
     assert verdict.outcome is not Outcome.WRONG, verdict.why
 
 
+@pytest.mark.timeout(900)  # alone, it runs them all
 def test_summary_of_more_than_four_hundred_cases_counts_none_wrong(verdict_of: Judge) -> None:
     verdicts = {name: verdict_of(name) for name, case in CASES.items() if not case.slow}
     text = summary(verdicts)

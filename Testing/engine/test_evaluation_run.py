@@ -87,16 +87,16 @@ def random_bundle(tmp_path: Path, bundle_metadata: dict[str, Any]) -> Bundle:
     """Networks with random weights, small enough for a test, which really run."""
     torch.manual_seed(0)
     section = bundle_metadata["scorefusion"]
-    rule = InputLayout(slab_radius=1, residual_gain=8.0, prediction="clean", plane_context=True)
+    layout = InputLayout(slab_radius=1, residual_gain=8.0, prediction="clean", plane_context=True)
     small = {"channels": (4, 8), "blocks": 1, "normalisation": "none", "embedding_size": 8}
     plane = UNet(
         UNetConfig(
-            spatial_dims=2, in_channels=rule.plane_channels(1), out_channels=1,
-            context_size=rule.plane_context_size, **small,
+            spatial_dims=2, in_channels=layout.plane_channels(1), out_channels=1,
+            context_size=layout.plane_context_size, **small,
         )
     )  # fmt: skip
-    ensemble = PlaneEnsemble([plane], [Member(0, p) for p in Plane], rule)
-    config = UNetConfig(spatial_dims=3, in_channels=rule.volume_channels(1, 3), out_channels=3, **small)
+    ensemble = PlaneEnsemble([plane], [Member(0, p) for p in Plane], layout)
+    config = UNetConfig(spatial_dims=3, in_channels=layout.volume_channels(1, 3), out_channels=3, **small)
     network, alignment = make_volume_network(config, ensemble, with_features=True)
     fusion = ScoreFusion(ensemble, network, alignment)
     for parameter in fusion.parameters():  # zero-initialised heads would hide what they are fed

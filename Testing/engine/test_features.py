@@ -35,7 +35,7 @@ class TestPlaces:
     def test_each_plane_puts_voxel_ijk_at_voxel_ijk(self, axis: int) -> None:
         """A coordinate image, averaged over blocks by every plane's layer, must land where the volume has it."""
         ensemble = tiny_ensemble()
-        volume = tiny_network(3, ensemble.rule.volume_channels(1, 3), 3, ensemble.rule.volume_context_size)
+        volume = tiny_network(3, ensemble.layout.volume_channels(1, 3), 3, ensemble.layout.volume_context_size)
         alignment = FeatureAlignment(ensemble.plane_networks, ensemble.members, volume)
         shape = (8, 12, 16)
         coordinate = (

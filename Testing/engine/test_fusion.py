@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from tiny_models import tiny_ensemble, tiny_fusion, tiny_network, tiny_volume
 
-from scorefusion.diffusion.schedule import NoiseSchedule
+from scorefusion.diffusion.schedule import NoiseSchedule, Prediction
 from scorefusion.errors import RequestError
 from scorefusion.fusion.base import rebase, rebase_prediction
 from scorefusion.fusion.ensemble import PlaneEnsemble
@@ -17,7 +18,7 @@ from scorefusion.fusion.gate import AcquisitionGate
 from scorefusion.fusion.inputs import InputLayout, ModelInputs
 from scorefusion.fusion.members import Member
 from scorefusion.fusion.planes import Plane
-from scorefusion.fusion.rules import AlternatingPlanes, PlaneAverage, ScoreFusion, SinglePlane, VolumeOnly
+from scorefusion.fusion.rules import AlternatingPlanes, PlaneAverage, ScoreFusion, SinglePlane, VolumeOnly, VolumeRule
 
 SHAPE = (11, 14, 17)  # lopsided, and nothing divides it
 LEVEL = torch.tensor([0.3, 0.6])
@@ -114,19 +115,19 @@ class TestPermutation:
     @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
     def test_permuted_input_gives_the_permuted_output(self, order: tuple[int, int, int]) -> None:
         """Networks that share weights and cannot tell rows from columns see a permuted head as the same head."""
-        rule = InputLayout(slab_radius=1, position=False, plane_context=False, acquisition_context=False)
-        network = tiny_network(2, rule.plane_channels(1), 1, 0)
+        layout = InputLayout(slab_radius=1, position=False, plane_context=False, acquisition_context=False)
+        network = tiny_network(2, layout.plane_channels(1), 1, 0)
         for parameter in network.parameters():
             if parameter.dim() == 4:
                 parameter.copy_(0.5 * (parameter + parameter.transpose(2, 3)))
         # A transposed image also swaps the unshuffled neighbours (0,1) and (1,0): make the stem and head blind to it.
         stem, head = network.stem.weight, network.head.weight
-        stem.view(-1, rule.plane_channels(1), 4, 3, 3)[:, :, [1, 2]] = (
-            stem.view(-1, rule.plane_channels(1), 4, 3, 3)[:, :, [1, 2]].mean(dim=2, keepdim=True).clone()
+        stem.view(-1, layout.plane_channels(1), 4, 3, 3)[:, :, [1, 2]] = (
+            stem.view(-1, layout.plane_channels(1), 4, 3, 3)[:, :, [1, 2]].mean(dim=2, keepdim=True).clone()
         )
         head[[1, 2]] = head[[1, 2]].mean(dim=0, keepdim=True).clone()
         network.head.bias[[1, 2]] = network.head.bias[[1, 2]].mean()
-        average = PlaneAverage(PlaneEnsemble([network], [Member(0, plane) for plane in Plane], rule))
+        average = PlaneAverage(PlaneEnsemble([network], [Member(0, plane) for plane in Plane], layout))
         x_t, inputs = _inputs(shape=(8, 12, 16))
         axes = (0, 1, *(2 + axis for axis in order))
         moved = ModelInputs(inputs.conditions.permute(axes))
@@ -135,34 +136,62 @@ class TestPermutation:
         assert torch.allclose(average(x_t.permute(axes), moved, LEVEL), expected, atol=1e-5)
 
     def test_slab_neighbours_run_forward_in_every_plane(self) -> None:
-        rule = InputLayout(slab_radius=1, position=False, foreground=False)
+        layout = InputLayout(slab_radius=1, position=False, foreground=False)
         ramp = torch.arange(SHAPE[1], dtype=torch.float32).reshape(1, 1, 1, -1, 1).expand(1, 1, *SHAPE)
-        slab = rule.slab(ramp, ModelInputs(ramp), [0], Plane.CORONAL, 4, 5)
+        slab = layout.slab(ramp, ModelInputs(ramp), [0], Plane.CORONAL, 4, 5)
         assert [float(slab[0, n].mean()) for n in range(3)] == [3.0, 4.0, 5.0]
 
 
 class TestTiles:
-    """56 voxels of surroundings are this network's receptive field, so that nothing is cut off."""
+    def _rule(self, alone: bool = False, **settings: Any) -> VolumeRule:
+        """Loud weights and two levels: what is far away counts."""
+        if alone:
+            return tiny_volume(InputLayout(slab_radius=0), std=0.15, **settings)
+        return tiny_fusion(tiny_ensemble(), std=0.15, **settings)
 
     @pytest.mark.parametrize("alone", [False, True], ids=["fusion", "3D network alone"])
-    def test_tiled_equals_the_whole(self, alone: bool) -> None:
-        rule = tiny_volume(InputLayout(slab_radius=0)) if alone else tiny_fusion(tiny_ensemble())
+    def test_tiles_with_the_halo_that_ships_equal_the_whole(self, alone: bool) -> None:
+        rule = self._rule(alone)
         x_t, inputs = _inputs(shape=(6, 11, 170))
         whole = rule(x_t, inputs, LEVEL)
         assert whole.std() > 0.01
         windows = []
         rule.ensemble.on_work = windows.append
-        rule.tile, rule.halo = (8, 12, 16), 56
+        rule.tile = (8, 12, 16)
         assert (rule(x_t, inputs, LEVEL) - whole).abs().max() < 1e-5 * whole.abs().max()
         assert len(windows) == 11 + (0 if alone else 3)  # 170 voxels in tiles of 16, and a call for each plane
+
+    def test_a_halo_that_is_too_small_is_blended_without_seams(self) -> None:
+        """With less than a third of the surroundings the answer differs, but not most of all at the borders."""
+        rule = tiny_volume(InputLayout(slab_radius=0), std=0.1)
+        x_t, inputs = _inputs(shape=(8, 8, 160))
+        whole = rule(x_t, inputs, LEVEL)
+        rule.tile, rule.halo = (8, 8, 32), 16
+        change = rule(x_t, inputs, LEVEL) - whole
+        assert 1e-4 < change.abs().max() / whole.abs().max() < 0.03
+        jump = change.diff(dim=4).abs().amax(dim=(0, 1, 2, 3))
+        borders = jump[[31, 63, 95, 127]]
+        assert borders.max() < jump.max()
+        rule.halo = 0
+        hard = (rule(x_t, inputs, LEVEL) - whole).diff(dim=4).abs().amax(dim=(0, 1, 2, 3))
+        assert hard[[31, 63, 95, 127]].min() > borders.max()
+
+    @pytest.mark.parametrize("settings", [{"normalisation": "group"}, {"attention": True, "head_width": 4}])
+    def test_networks_that_need_the_whole_volume_are_not_cut(self, settings: dict[str, Any]) -> None:
+        rule = self._rule(alone=True, **settings)
+        x_t, inputs = _inputs(shape=(8, 8, 32))
+        assert rule.exact_halo is None
+        rule.tile = (8, 8, 16)
+        with pytest.raises(RequestError, match="group normalisation or attention.*whole volume"):
+            rule(x_t, inputs, LEVEL)
 
 
 class TestSeveralConditions:
     """Networks conditioned on different images predict residuals of different bases."""
 
     def _two_ensembles(self, prediction: str = "clean") -> PlaneEnsemble:
-        rule = InputLayout(slab_radius=1, residual_gain=4.0, prediction=prediction)  # type: ignore[arg-type]
-        return tiny_ensemble(rule, groups=[(0,), (1,)])
+        layout = InputLayout(slab_radius=1, residual_gain=4.0, prediction=prediction)  # type: ignore[arg-type]
+        return tiny_ensemble(layout, groups=[(0,), (1,)])
 
     @pytest.mark.parametrize("kind", ["noise", "v", "clean"])
     def test_base_shift_is_exact_for_perfect_networks(self, kind: str) -> None:
@@ -218,8 +247,8 @@ class TestSeveralConditions:
         assert torch.equal(tiny_fusion(ensemble, fresh=True, conditions=2)(x_t, inputs, LEVEL), expected)
 
     def test_one_network_that_is_told_of_absence_works_with_what_is_there(self) -> None:
-        rule = InputLayout(slab_radius=1, presence_context=2)
-        ensemble = tiny_ensemble(rule, groups=[(0, 1)])
+        layout = InputLayout(slab_radius=1, presence_context=2)
+        ensemble = tiny_ensemble(layout, groups=[(0, 1)])
         x_t, both = _inputs(2)
         whole = PlaneAverage(ensemble)(x_t, both, LEVEL)
         part = PlaneAverage(ensemble)(x_t, ModelInputs(both.conditions, None, (True, False)), LEVEL)
@@ -232,7 +261,7 @@ class TestSeveralConditions:
         with pytest.raises(RequestError, match="none of the model's plane networks can work"):
             ensemble.predict(x_t, ModelInputs(both.conditions, None, (False, False)), LEVEL)
         elsewhere = PlaneEnsemble(
-            ensemble.plane_networks, [Member(0, Plane.AXIAL, (0,)), Member(1, Plane.CORONAL, (1,))], ensemble.rule
+            ensemble.plane_networks, [Member(0, Plane.AXIAL, (0,)), Member(1, Plane.CORONAL, (1,))], ensemble.layout
         )
         with pytest.raises(RequestError, match="networks of the plane coronal can work"):
             SinglePlane(elsewhere, Plane.CORONAL)(x_t, ModelInputs(both.conditions, None, (True, False)), LEVEL)
@@ -272,27 +301,33 @@ class TestVolumeOnly:
 
 
 def test_wrong_channel_count_names_both_numbers() -> None:
-    rule = InputLayout(slab_radius=1)
+    layout = InputLayout(slab_radius=1)
     with pytest.raises(ValueError, match="8 input channels; its network 0 has 5"):
-        PlaneEnsemble([tiny_network(2, 5, 1, 0)], [Member(0, Plane.AXIAL)], rule)
+        PlaneEnsemble([tiny_network(2, 5, 1, 0)], [Member(0, Plane.AXIAL)], layout)
 
 
-class TestAcquisitionPrior:
+class TestAcquisitionGate:
+    @pytest.mark.parametrize("prediction", ["noise", "v"])
+    def test_is_refused_where_a_gain_would_not_be_one_of_the_image(self, prediction: Prediction) -> None:
+        rule = tiny_fusion(tiny_ensemble(InputLayout(prediction=prediction)), features=False)
+        with pytest.raises(ValueError, match=f"a gate needs networks that predict the clean residual.*'{prediction}'"):
+            ScoreFusion(rule.ensemble, rule.network, None, AcquisitionGate(3, 0))
+
     def _rule(self) -> ScoreFusion:
-        ensemble = tiny_ensemble()
+        ensemble = tiny_ensemble(InputLayout(slab_radius=1, acquisition_context=True, prediction="clean"))
         rule = tiny_fusion(ensemble, fresh=True)
-        rule.prior = AcquisitionGate(3, ensemble.rule.volume_context_size)
+        rule.gate = AcquisitionGate(3, ensemble.layout.volume_context_size)
         return rule
 
-    def test_a_fresh_prior_leaves_the_average_bit_for_bit(self) -> None:
+    def test_a_fresh_gate_leaves_the_average_bit_for_bit(self) -> None:
         rule = self._rule()
         x_t, inputs = _inputs()
         assert torch.equal(rule(x_t, inputs, LEVEL), PlaneAverage(rule.ensemble)(x_t, inputs, LEVEL))
 
-    def test_weights_sum_to_one_with_any_prior(self) -> None:
+    def test_weights_sum_to_one_with_any_gate(self) -> None:
         rule = self._rule()
-        assert rule.prior is not None
-        torch.nn.init.normal_(rule.prior.head.weight, std=0.3)
+        assert rule.gate is not None
+        torch.nn.init.normal_(rule.gate.head.weight, std=0.3)
         x_t, inputs = _inputs(shape=(8, 12, 16))
         predictions, features = _ask(rule, x_t, inputs)
         weights, correction = rule.weights_and_correction(x_t, inputs, LEVEL, predictions, features)
@@ -300,11 +335,11 @@ class TestAcquisitionPrior:
         assert torch.allclose(weights.sum(dim=1), torch.zeros(2, 8, 12, 16), atol=1e-5)
         assert correction.abs().max() > 0.01
 
-    def test_a_prior_fitted_to_all_voices_is_silent_where_one_is_missing(self) -> None:
-        rule = InputLayout(slab_radius=1, plane_context=True, prediction="clean")
-        fusion = tiny_fusion(tiny_ensemble(rule, groups=((0,), (1,))), fresh=True, conditions=2)
-        fusion.prior = AcquisitionGate(6, 0)
-        torch.nn.init.normal_(fusion.prior.head.weight, std=0.3)
+    def test_a_gate_fitted_to_all_members_is_left_out_where_one_is_missing(self) -> None:
+        layout = InputLayout(slab_radius=1, plane_context=True, prediction="clean")
+        fusion = tiny_fusion(tiny_ensemble(layout, groups=((0,), (1,))), fresh=True, conditions=2)
+        fusion.gate = AcquisitionGate(6, 0)
+        torch.nn.init.normal_(fusion.gate.head.weight, std=0.3)
         x_t = torch.randn(1, 1, 8, 12, 16)
         conditions = torch.rand(1, 2, 8, 12, 16)
         both, alone = ModelInputs(conditions), ModelInputs(conditions, present=(True, False))
@@ -313,7 +348,7 @@ class TestAcquisitionPrior:
         assert not torch.allclose(fusion(x_t, both, level), average(x_t, both, level), atol=1e-3)
 
     def test_least_squares_finds_the_plane_that_knows(self) -> None:
-        """One member right, two noisy: the fitted prior gives the weight to the first, and no gain."""
+        """One member right, two noisy: the fitted gate gives the weight to the first, and no gain."""
         generator = torch.Generator().manual_seed(0)
         grams = []
         for _ in range(40):
@@ -321,13 +356,13 @@ class TestAcquisitionPrior:
             noisy = truth + torch.randn(2, 500, generator=generator)
             images = torch.cat([truth, noisy, truth])
             grams.append(images @ images.T / 500)
-        from scorefusion.training.gate import GramMatrices, fit_prior
+        from scorefusion.training.gate import GramMatrices, fit_gate
 
-        prior = AcquisitionGate(3, 6)
+        gate = AcquisitionGate(3, 6)
         acquisitions = torch.rand(40, 6, generator=generator)
         level = torch.rand(40, generator=generator)
-        fitted, held_out = fit_prior(prior, GramMatrices(torch.stack(grams), level, acquisitions), ridge=1e-6)
+        fitted, held_out = fit_gate(gate, GramMatrices(torch.stack(grams), level, acquisitions), ridge=1e-6)
         assert fitted < 0.05
         assert held_out < 0.05
-        free, gain = prior(level, acquisitions)
+        free, gain = gate(level, acquisitions)
         assert torch.allclose(1 / 3 + free[:, 0].flatten() + gain.flatten() / 3, torch.ones(40), atol=0.1)

@@ -18,7 +18,7 @@ ENGINE = Path(scorefusion.__file__).parent
 MODULE = ENGINE.parent
 HOSTS = {"slicer", "qt", "ctk", "vtk", "vtkmodules", "PySide6", "PythonQt", "slicer_core"}
 
-EVERYONES = {"documents", "errors", "progress", "version", "wording"}
+EVERYONES = {"documents", "errors", "progress", "transfer", "version", "wording"}
 """What every room may use; these know nothing but each other."""
 
 MAY_IMPORT: dict[str, set[str]] = {

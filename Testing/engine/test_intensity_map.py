@@ -146,8 +146,8 @@ class TestBase:
 
     @pytest.mark.parametrize("groups", [((0,),), ((0,), (1,))])
     def test_networks_that_say_nothing_give_the_mapped_condition(self, tmp_path, groups, make_volume):
-        rule = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
-        ensemble = tiny_ensemble(rule, groups=groups, std=0.0)
+        layout = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+        ensemble = tiny_ensemble(layout, groups=groups, std=0.0)
         names = ["t1", "t2"][: len(groups)]
         keys = {"base": "mapped_condition", "base_curves": [list(BENT.values)] * len(groups)}
         bundle = write_tiny_bundle(tmp_path / "b", PlaneAverage(ensemble), names, "translation", **keys)
@@ -161,10 +161,10 @@ class TestBase:
 
     def test_a_bundles_medians_are_those_of_its_inputs(self, tmp_path, make_volume):
         """An untrained model of one condition returns it as it was normalised."""
-        rule = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
-        metadata = tiny_metadata(PlaneAverage(tiny_ensemble(rule)), ["t1"], "translation")
+        layout = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+        metadata = tiny_metadata(PlaneAverage(tiny_ensemble(layout)), ["t1"], "translation")
         conditions = [{**metadata["scorefusion"]["conditions"][0], "median": 0.3}]
-        ensemble = tiny_ensemble(rule, std=0.0)
+        ensemble = tiny_ensemble(layout, std=0.0)
         bundle = write_tiny_bundle(tmp_path / "b", PlaneAverage(ensemble), ["t1"], "translation", conditions=conditions)
         t1 = make_volume((24, 20, 22), seed=3)
         result = translate(t1, model=str(bundle.folder), device="cpu").volume
@@ -195,8 +195,8 @@ class TestBase:
         self, tmp_path, make_volume, joined
     ):
         """Without a joint map the plane average of silent networks is the mean of what each starts from."""
-        rule = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
-        ensemble = tiny_ensemble(rule, groups=((0,), (1,)), std=0.0)
+        layout = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
+        ensemble = tiny_ensemble(layout, groups=((0,), (1,)), std=0.0)
         other = IntensityMap((-0.5, 0.1, 0.2, 0.6))
         joint = IntensityMap((0.0, 0.4, 0.2, 0.5), 2)
         maps = IntensityMaps((BENT, other), joint if joined else None)

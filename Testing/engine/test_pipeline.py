@@ -27,13 +27,13 @@ from scorefusion.pipeline import Result, translate
 from scorefusion.run.domain import check_domain
 
 
-def _restorer_rule() -> InputLayout:
+def _restorer_layout() -> InputLayout:
     return InputLayout(1, False, True, True, True, 0, 4.0, "clean")
 
 
 @pytest.fixture(scope="module")
 def restorer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    rule = tiny_fusion(tiny_ensemble(_restorer_rule(), std=0.08), std=0.08)
+    rule = tiny_fusion(tiny_ensemble(_restorer_layout(), std=0.08), std=0.08)
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny-sr", rule)
 
 
@@ -398,7 +398,7 @@ class TestTwoConditions:
         states = {name: separate.load_state_dict(name) for name in separate.network_files}
         for number in (3, 4, 5):
             for tensor in states[f"models/plane{number}.safetensors"].values():
-                tensor += 1.0
+                tensor += 0.1
         changed = write_bundle(tmp_path / "changed", separate.metadata, states, "card", "licence")
         assert np.array_equal(_run({"t1": pair["t1"]}, changed).volume.data, alone)
         assert not np.allclose(_run(pair, changed).volume.data, _run(pair, separate).volume.data)

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from scorefusion.run import devices as runtime  # noqa: E402
 from scorefusion.run.devices import cpu_count, inference_settings, pick_device, pick_precision  # noqa: E402
 from scorefusion.run.estimate import expected_seconds  # noqa: E402
 from scorefusion.run.installation import doctor  # noqa: E402
+from scorefusion.training.run import make_fabric  # noqa: E402
 
 
 @pytest.fixture
@@ -130,6 +132,43 @@ class TestMemory:
 
     def test_cores_are_at_least_one(self) -> None:
         assert cpu_count() >= 1
+
+    @pytest.fixture
+    def eight_cores(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """A machine of eight cores, of which this process may use two, and torch as it starts there."""
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(runtime, "visible_cores", lambda: 8)
+        monkeypatch.setattr(runtime, "cpu_count", lambda: 2)
+        before = torch.get_num_threads()
+        torch.set_num_threads(8)
+        yield
+        torch.set_num_threads(before)
+
+    @pytest.mark.usefixtures("eight_cores")
+    def test_inference_takes_the_cores_that_a_container_grants(self) -> None:
+        with inference_settings():
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 8
+
+    @pytest.mark.usefixtures("eight_cores")
+    def test_training_takes_them_too(self) -> None:
+        make_fabric("cpu")
+        assert torch.get_num_threads() == 2
+
+    @pytest.mark.usefixtures("eight_cores")
+    @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+    def test_a_number_of_threads_in_the_environment_is_kept(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.setenv(name, "8")
+        with inference_settings():
+            assert torch.get_num_threads() == 8
+
+    @pytest.mark.usefixtures("eight_cores")
+    @pytest.mark.parametrize("threads", [1, 3, 6])
+    def test_a_number_of_threads_that_the_user_gave_torch_is_kept(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        with inference_settings():
+            assert torch.get_num_threads() == threads
 
     @pytest.mark.parametrize(("size", "words"), [(3 * GIB, "3.0 GiB"), (5 * 1024**2, "5 MiB")])
     def test_sizes_in_words(self, size: int, words: str) -> None:

@@ -183,7 +183,7 @@ class TestBlocks:
 
     def test_error_counts_relative_to_what_there_is_to_find(self):
         block = self.source().draw(0)
-        assert block.weight == pytest.approx(1.0 / (float(block.residual.square().mean()) + 0.02))
+        assert float(block.weight) == pytest.approx(1.0 / (float(block.residual.square().mean()) + 0.02))
 
     def test_translation_keeps_the_target_as_it_is(self):
         source = self.source(TRANSLATION, channels=3, augmentation={"flip": [0, 0, 0]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scorefusion.errors import RequestError
+from scorefusion.training.networks import make_ensemble, make_fusion
 from scorefusion.training.recipe import RECIPES, known_recipes, parse_recipe, read_recipe
 
 MINIMAL = {
@@ -67,6 +68,8 @@ class TestRefusals:
             ({"stages": {"fusion": {"steps": 1}}}, "warm_start"),
             ({"stages": {"planes": {"steps": 1}, "volume": {"steps": 1}}}, "recipe of its own"),
             ({"stages": {"planes": {"steps": 1}, "prior": {}}}, "networks.prior"),
+            ({"networks": {"prior": True, "prediction": "noise"}}, "networks.prior: "),
+            ({"networks": {"prior": True, "prediction": "v"}}, "networks.prior: "),
             ({"conditions": [{"name": "image"}]}, "coarse"),
             ({"networks": {"base": "condition"}}, "networks.base"),
             ({"data": {"datalist": "none"}}, "synthetic"),
@@ -75,6 +78,15 @@ class TestRefusals:
     )
     def test_impossible_combinations(self, changes, part):
         assert part in refusal(MINIMAL, changes)
+
+    def test_features_that_nowhere_fit_into_the_fusion_network_are_refused(self):
+        recipe = parse_recipe({**MINIMAL, "networks": {"plane": {"stem_factor": 8}}}, "")
+        with pytest.raises(RequestError, match=r"networks.features.*1/32, 1/16, 1/8.*1/4, 1/2.*features: false"):
+            make_fusion(recipe, make_ensemble(recipe))
+
+    def test_a_word_that_the_networks_do_not_know_is_refused(self):
+        message = refusal(MINIMAL, {"networks": {"fusion": {"resampling": "blok"}}})
+        assert "networks.fusion.resampling is 'blok' (expected 'block', 'convolution', 'plain')" in message
 
     def test_unknown_recipe_names_the_nearest(self):
         with pytest.raises(RequestError, match="Did you mean 'brain-sr'"):
@@ -112,16 +124,16 @@ class TestChanges:
 
 class TestWhatNetworksAreShown:
     def test_super_resolution_is_told_the_acquisition(self):
-        rule = parse_recipe(MINIMAL, "").input_rule
-        assert rule.acquisition_context
-        assert rule.plane_context  # one network serves three planes
+        layout = parse_recipe(MINIMAL, "").input_layout
+        assert layout.acquisition_context
+        assert layout.plane_context  # one network serves three planes
 
     def test_translation_is_not(self):
-        assert not parse_recipe(TRANSLATION, "").input_rule.acquisition_context
+        assert not parse_recipe(TRANSLATION, "").input_layout.acquisition_context
 
     def test_separate_plane_networks_need_not_be_told_their_plane(self):
         content = {**MINIMAL, "networks": {"shared": False}}
-        assert not parse_recipe(content, "").input_rule.plane_context
+        assert not parse_recipe(content, "").input_layout.plane_context
 
     def test_linear_schedule_is_the_papers(self):
         content = {**MINIMAL, "networks": {"schedule": "linear", "prediction": "noise", "residual_gain": 1.0}}

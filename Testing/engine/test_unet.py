@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,59 @@ class TestPublishedSizes:
         fusion = UNet(fusion_config("compact", 6, 3, 6))
         alignment = FeatureAlignment([plane], [Member(0, p) for p in Plane], fusion)
         assert sum(map(count_parameters, (plane, fusion, alignment))) < 3e6
+
+
+class TestUnknownWords:
+    @pytest.mark.parametrize(
+        ("field", "word", "known"),
+        [
+            ("resampling", "blok", "block, convolution, plain"),
+            ("normalisation", "batch", "group, none"),
+            ("modulation", "scale", "scale_shift, shift"),
+        ],
+    )
+    def test_a_word_that_a_network_does_not_know_is_refused(self, field: str, word: str, known: str) -> None:
+        settings = plane_config("compact", 7).to_dict() | {field: word}
+        with pytest.raises(ValueError, match=f"{field} is '{word}'; it must be one of {known}"):
+            UNetConfig.from_dict(settings)
+
+
+class TestReach:
+    """How far the image around a cell of the coarsest grid is looked at: from the configuration, and by gradients."""
+
+    @pytest.mark.parametrize("dims", [2, 3])
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"channels": (4,)},
+            {"channels": (4, 6), "stem_factor": 2},
+            {"channels": (4, 6, 8), "stem_factor": 2},
+            {"channels": (4, 6), "blocks": 2, "resampling": "convolution", "replicate_edges": True},
+            {"channels": (4, 6), "blocks": 2, "resampling": "block"},
+        ],
+        ids=["flat", "shipped fusion", "shipped plane", "strided", "residual"],
+    )
+    def test_is_where_the_gradient_ends(self, dims: int, settings: dict[str, Any]) -> None:
+        fields = {"blocks": 1, "stem_factor": 1, "normalisation": "none", "resampling": "plain", **settings}
+        network = tiny_network(dims, 1, 1, std=0.3, **fields)
+        reach, cell = network.config.reach, network.size_multiple
+        assert reach is not None
+        start = -(-(reach + 2) // cell) * cell
+        x = torch.randn(1, 1, *(cell,) * (dims - 1), 2 * start + cell, requires_grad=True)
+        y, _ = network(x, torch.tensor([0.4]))
+        y[..., start : start + cell].sum().backward()
+        assert x.grad is not None
+        touched = x.grad.abs().flatten(0, -2).amax(dim=0).nonzero().flatten()
+        assert start - int(touched.min()) == reach
+        assert int(touched.max()) - (start + cell - 1) <= reach
+
+    def test_of_the_named_sizes(self) -> None:
+        assert fusion_config("compact", 6, 3).reach == 58
+        assert replace(fusion_config("paper", 9, 3), normalisation="none").reach == 204
+
+    def test_group_normalisation_and_attention_see_the_whole(self) -> None:
+        assert fusion_config("paper", 9, 3).reach is None
+        assert replace(plane_config("paper", 9), normalisation="none").reach is None
 
 
 class TestAnySize:

@@ -14,7 +14,7 @@ from scorefusion.diffusion.schedule import NoiseSchedule
 from scorefusion.errors import BundleError, RequestError
 from scorefusion.fusion.ensemble import PlaneEnsemble
 from scorefusion.fusion.features import FeatureAlignment
-from scorefusion.fusion.gate import AcquisitionGate
+from scorefusion.fusion.gate import STORED_NAME, AcquisitionGate
 from scorefusion.fusion.inputs import InputLayout
 from scorefusion.fusion.members import Member
 from scorefusion.fusion.planes import Plane
@@ -24,7 +24,8 @@ from scorefusion.networks.unet import UNet
 
 ALIGNMENT_PREFIX = "alignment."
 NETWORK_PREFIX = "network."
-PRIOR_PREFIX = "prior."
+GATE_PREFIX = f"{STORED_NAME}."
+LARGEST_WEIGHT = 65504.0  # of half precision, in which bundles are written
 Kind = TypeVar("Kind", bound=nn.Module)
 _PLANES = {plane.value: plane for plane in Plane}
 _ANOTHER_VERSION = "The bundle was made by another version or is damaged: import it again."
@@ -84,7 +85,7 @@ class Model:
                 return self.rule
             if self.rule.alignment is None:
                 self._refuse(name, "its fusion takes no features in the first place. Use rule 'fusion'")
-            return ScoreFusion(self.ensemble, self.rule.network, None, self.rule.prior).eval()
+            return ScoreFusion(self.ensemble, self.rule.network, None, self.rule.gate).eval()
         if name == "volume":
             self._refuse(name, f"it has no 3D network of its own, but planes ({_listed(self.planes)}). Use 'average'")
         if name == "alternating":
@@ -92,19 +93,22 @@ class Model:
         if name == "average":
             return PlaneAverage(self.ensemble)
         if kind == "average":
-            return PlaneAverage(self.ensemble, [self._plane(part) for part in some.split("+")])
+            parts = some.split("+")
+            if len(set(parts)) < len(parts):
+                self._refuse(name, "it names a plane twice. Name each once, such as average:coronal+sagittal")
+            return PlaneAverage(self.ensemble, [self._plane(name, part) for part in parts])
         if name in _PLANES:
-            return SinglePlane(self.ensemble, self._plane(name))
+            return SinglePlane(self.ensemble, self._plane(name, name))
         msg = (
             f"Unknown fusion rule '{name}'; choose fusion, fusion-scores, average, alternating, {', '.join(_PLANES)}, "
             "volume, or some planes such as average:coronal+sagittal."
         )
         raise RequestError(msg)
 
-    def _plane(self, name: str) -> Plane:
+    def _plane(self, rule: str, name: str) -> Plane:
         plane = _PLANES.get(name)
         if plane is None or plane not in self.planes:
-            self._refuse(name, f"its plane networks look along {_listed(self.planes)}. Choose among these")
+            self._refuse(rule, f"its plane networks look along {_listed(self.planes)}. Choose among these")
         return plane
 
     def _refuse(self, rule: str, reason: str) -> NoReturn:
@@ -116,7 +120,7 @@ def _listed(planes: Iterable[Plane]) -> str:
     return ", ".join(plane.value for plane in planes)
 
 
-def input_rule(section: dict[str, Any]) -> InputLayout:
+def input_layout(section: dict[str, Any]) -> InputLayout:
     """What the networks of this bundle are shown."""
     return InputLayout(
         slab_radius=section.get("slab_radius", 0),  # a 3D network alone has no slabs
@@ -137,7 +141,7 @@ def load_model(bundle: Bundle, device: torch.device | str = "cpu", autocast: tor
         BundleError: weights and metadata do not fit each other.
     """
     try:
-        inputs = input_rule(bundle.section)
+        inputs = input_layout(bundle.section)
     except TypeError as error:
         msg = f"Bundle '{bundle.id}': its scorefusion.inputs cannot be used ({error}). {_ANOTHER_VERSION}"
         raise BundleError(msg) from error
@@ -167,7 +171,7 @@ def _load_planes(bundle: Bundle, inputs: InputLayout) -> FusionRule:
 
 def _load_fusion(ensemble: PlaneEnsemble, bundle: Bundle, entry: dict[str, Any], num_conditions: int) -> ScoreFusion:
     state = bundle.load_state_dict(entry["file"])
-    inputs, count = ensemble.rule, len(ensemble.members)
+    inputs, count = ensemble.layout, len(ensemble.members)
     channels = inputs.volume_channels(num_conditions, count)
     network = _empty(UNet, _config(entry, bundle, 3, channels, count, inputs.volume_context_size))
     _load_weights(network, _part(state, NETWORK_PREFIX), bundle, entry["file"])
@@ -176,12 +180,16 @@ def _load_fusion(ensemble: PlaneEnsemble, bundle: Bundle, entry: dict[str, Any],
     if aligned:
         alignment = _empty(FeatureAlignment, ensemble.plane_networks, ensemble.members, network)
         _load_weights(alignment, aligned, bundle, entry["file"])
-    prior = None
-    learned = _part(state, PRIOR_PREFIX)
+    gate = None
+    learned = _part(state, GATE_PREFIX)
     if learned:
-        prior = _empty(AcquisitionGate, count, inputs.volume_context_size)
-        _load_weights(prior, learned, bundle, entry["file"])
-    return ScoreFusion(ensemble, network, alignment, prior)
+        gate = _empty(AcquisitionGate, count, inputs.volume_context_size)
+        _load_weights(gate, learned, bundle, entry["file"])
+    try:
+        return ScoreFusion(ensemble, network, alignment, gate)
+    except ValueError as error:
+        msg = f"Bundle '{bundle.id}': {entry['file']} cannot be used ({error}). {_ANOTHER_VERSION}"
+        raise BundleError(msg) from error
 
 
 def _load_volume(bundle: Bundle, inputs: InputLayout) -> VolumeOnly:
@@ -197,8 +205,8 @@ def fusion_state(rule: ScoreFusion) -> dict[str, Tensor]:
     state = {NETWORK_PREFIX + key: value for key, value in rule.network.state_dict().items()}
     if rule.alignment is not None:
         state |= {ALIGNMENT_PREFIX + key: value for key, value in rule.alignment.state_dict().items()}
-    if rule.prior is not None:
-        state |= {PRIOR_PREFIX + key: value for key, value in rule.prior.state_dict().items()}
+    if rule.gate is not None:
+        state |= {GATE_PREFIX + key: value for key, value in rule.gate.state_dict().items()}
     return state
 
 
@@ -245,3 +253,10 @@ def _load_weights(module: nn.Module, state: dict[str, Tensor], bundle: Bundle, f
             f"({str(error).splitlines()[-1].strip()}). {_ANOTHER_VERSION}"
         )
         raise BundleError(msg) from error
+    for name, tensor in state.items():
+        if not (tensor.abs() <= LARGEST_WEIGHT).all():  # not so for NaN, either
+            msg = (
+                f"Bundle '{bundle.id}': the weights '{name}' in {file} are not all finite and below "
+                f"{LARGEST_WEIGHT:g}. {_ANOTHER_VERSION}"
+            )
+            raise BundleError(msg)

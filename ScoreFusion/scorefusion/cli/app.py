@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from scorefusion.cli import doctor, models, translate
-from scorefusion.cli.console import EXIT_USER_ERROR, listening
+from scorefusion.cli.console import EXIT_USER_ERROR, listening, prepare_streams, silence
 from scorefusion.cli.stop import EXIT_CANCELLED
-from scorefusion.errors import RequestError
+from scorefusion.errors import Cancelled, RequestError, StreamError
 from scorefusion.progress import JsonLines
+from scorefusion.run.memory import check_address_space, is_out_of_memory
 from scorefusion.version import __version__
 
 app = typer.Typer(
@@ -35,36 +37,59 @@ app.command()(doctor.doctor)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit. With ``--json``, wrong usage is told as an error event, too."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    prepare_streams()
+    code = _run(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, AttributeError):
+            silence(stream)
+    if code == EXIT_CANCELLED:
+        os._exit(EXIT_CANCELLED)  # all is tidied up: leave at once, without waiting for the libraries' thread pools
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
     try:
-        code = app(arguments, prog_name="scorefusion", standalone_mode=False)
+        return app(arguments, prog_name="scorefusion", standalone_mode=False) or 0
     except typer.Abort:
-        code = EXIT_CANCELLED
+        return EXIT_CANCELLED
+    except BrokenPipeError:  # the reader of a help text has left
+        return 0
+    except SystemExit:  # rich says the same in this way
+        return 0
+    except OSError as error:
+        with suppress(OSError):
+            typer.echo(f"Error: Standard output could not be written: {error.strerror}.", err=True)
+        return EXIT_USER_ERROR
     except Exception as error:
         if not hasattr(error, "format_message"):  # the base class of usage errors has no public name in typer
             raise
-        error.show()  # type: ignore[attr-defined]
+        with suppress(OSError):
+            error.show()  # type: ignore[attr-defined]
         if "--json" in arguments:
-            JsonLines()({"event": "error", "kind": "UsageError", "message": error.format_message()})
-        code = EXIT_USER_ERROR
-    if code == EXIT_CANCELLED:
-        # All is tidied up: leave at once, without waiting for the thread pools of the libraries.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(EXIT_CANCELLED)
-    sys.exit(code)
+            with suppress(Cancelled, StreamError):
+                JsonLines()({"event": "error", "kind": "UsageError", "message": error.format_message()})
+        return EXIT_USER_ERROR
 
 
 def _delegate(module: str, extra: str, name: str, context: typer.Context) -> None:
     """Hand the rest of the command line to a part of ScoreFusion that is imported only now."""
     from importlib import import_module
 
-    try:
-        sub_app = import_module(module).app
-    except ImportError as error:
-        with listening(False):
+    arguments = list(context.args)
+    with listening("--json" in arguments):
+        check_address_space()
+        try:
+            sub_app = import_module(module).app
+        except ImportError as error:
+            if is_out_of_memory(error):
+                raise
             msg = f"'scorefusion {name}' lacks libraries ({error}). Get them: pip install 'scorefusion[{extra}]'"
             raise RequestError(msg) from error
-    typer.main.get_command(sub_app)(list(context.args), prog_name=f"scorefusion {name}")
+    code = typer.main.get_command(sub_app)(arguments, prog_name=f"scorefusion {name}", standalone_mode=False)
+    if code:
+        raise typer.Exit(code)
 
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -2,22 +2,68 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import contextmanager, suppress
+from typing import NoReturn, TextIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
 from scorefusion.cli.stop import EXIT_CANCELLED
-from scorefusion.errors import Cancelled, ScoreFusionError
+from scorefusion.errors import Cancelled, ScoreFusionError, StreamError
 from scorefusion.progress import Event, JsonLines, Sink
+from scorefusion.run.memory import is_out_of_memory
 
 EXIT_BUG = 1
 EXIT_USER_ERROR = 2
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+
+
+def prepare_streams() -> None:
+    """Make the standard streams such that nothing which is told can end the work: closed ones, any locale.
+
+    A closed stream's number is taken, or the next file that is opened would get it, and with it what libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - not a file, and for good
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not in a notebook, nor under a test
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(text: str) -> None:
+    """A line for people on standard output. A reader that has left (`| head`) is no error.
+
+    Raises:
+        StreamError: standard output takes nothing more.
+    """
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        silence(sys.stdout)
+    except OSError as error:
+        silence(sys.stdout)
+        msg = f"Standard output could not be written: {error.strerror}. Send it to another place."
+        raise StreamError(msg) from error
+
+
+def silence(stream: TextIO | None) -> None:
+    """Let a stream that takes nothing more lead nowhere, or Python would try and fail once again at its end."""
+    with suppress(OSError, AttributeError, ValueError):  # closed from the start, or no file
+        number = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(number, stream.fileno())  # type: ignore[union-attr]
+        os.close(number)
 
 
 @contextmanager
@@ -53,18 +99,32 @@ def _exit_codes(sink: Sink) -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception as error:
-        traceback.print_exc(file=sys.stderr)
+        if problem := _of_the_machine(error):
+            _end(sink, type(error).__name__, problem, EXIT_USER_ERROR)
+        with suppress(OSError):
+            traceback.print_exc(file=sys.stderr)
         message = (
             f"This is a bug in ScoreFusion, please report it with the lines above. {type(error).__name__}: {error}"
         )
         _end(sink, type(error).__name__, message, EXIT_BUG)
 
 
+def _of_the_machine(error: BaseException) -> str | None:
+    """What to say of an error that is no bug of ours: memory or disk ran out in the midst of something."""
+    if is_out_of_memory(error):
+        return "Out of memory. Close other programs, crop the volume around the head, or lift the limit (ulimit -v)."
+    if isinstance(error, OSError) and error.errno in _FULL:
+        where = f" ({error.filename!r})" if error.filename else ""
+        return f"{error.strerror}{where}. Make room on the disk or lift the limit, then run the command again."
+    return None
+
+
 def _end(sink: Sink, kind: str, message: str, code: int) -> NoReturn:
-    try:
-        sink({"event": "error", "kind": kind, "message": message})
-    except Cancelled:
-        pass  # nobody is listening any more
+    with suppress(Cancelled):  # nobody is listening any more
+        try:
+            sink({"event": "error", "kind": kind, "message": message})
+        except StreamError:
+            _Bar(quiet=True).show({"event": "error", "message": message})
     raise typer.Exit(code)
 
 
@@ -120,8 +180,9 @@ class _Bar:
 
     def _print(self, text: str, style: str) -> None:
         console = self._progress.console if self._progress is not None else self._console
-        # As it is: brackets in paths are no markup, and a wrapped path cannot be copied.
-        console.print(text, style=style, markup=False, soft_wrap=True)
+        with suppress(OSError):  # words that nobody can read are no reason to stop
+            # As it is: brackets in paths are no markup, and a wrapped path cannot be copied.
+            console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from scorefusion.cli.console import listening
+from scorefusion.cli.console import listening, say
 from scorefusion.progress import JsonLines
+from scorefusion.run.memory import check_address_space
 from scorefusion.wording import readable
 
 
@@ -15,15 +16,16 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Check the installation: libraries, devices, memory, models, and how long a scan will take."""
-    from scorefusion.run.installation import doctor as examine
-
     with listening(as_json):
+        check_address_space()
+        from scorefusion.run.installation import doctor as examine
+
         report = examine()
         if as_json:
             JsonLines()(report)
             return
         for line in _lines(report):
-            typer.echo(line)
+            say(line)
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 
 from scorefusion.bundle.install import import_bundle, remove_bundle
 from scorefusion.bundle.store import BundleInfo, find_bundle, list_bundles
-from scorefusion.cli.console import EXIT_USER_ERROR, listening
+from scorefusion.cli.console import EXIT_USER_ERROR, listening, say
 from scorefusion.errors import BundleError
 from scorefusion.progress import JsonLines
 from scorefusion.wording import readable
@@ -28,9 +28,9 @@ def list_command(as_json: Json = False) -> None:
             JsonLines()({"models": [info.to_dict() for info in infos]})
             return
         if not infos:
-            typer.echo("No model is installed. Import one with: scorefusion models import FILE.zip")
+            say("No model is installed. Import one with: scorefusion models import FILE.zip")
         for info in infos:
-            typer.echo(_line(info))
+            say(_line(info))
 
 
 @app.command()
@@ -45,7 +45,7 @@ def show(name: Annotated[str, typer.Argument(help="Name or folder of the model."
         from rich.markdown import Markdown
 
         console = Console()
-        console.print(Markdown(bundle.card())) if console.is_terminal else typer.echo(bundle.card())
+        console.print(Markdown(bundle.card())) if console.is_terminal else say(bundle.card())
 
 
 @app.command()
@@ -61,7 +61,7 @@ def verify(
             JsonLines()({"models": [{**row, "ok": row["problem"] is None} for row in rows]})
         else:
             for row in rows:
-                typer.echo(f"{row['id']}: {row['problem'] or 'complete and unchanged'}")
+                say(f"{row['id']}: {row['problem'] or 'complete and unchanged'}")
         if any(row["problem"] for row in rows):
             raise typer.Exit(EXIT_USER_ERROR)
 
@@ -78,7 +78,7 @@ def import_command(
         if as_json:
             JsonLines()({"imported": _info_of(bundle.id, bundle.folder)})
         else:
-            typer.echo(f"Imported {bundle.id} {bundle.version} to {bundle.folder}")
+            say(f"Imported {bundle.id} {bundle.version} to {bundle.folder}")
 
 
 @app.command()
@@ -89,7 +89,7 @@ def remove(name: Annotated[str, typer.Argument(help="Name of an imported model."
         if as_json:
             JsonLines()({"removed": {"id": name, "folder": folder}})
         else:
-            typer.echo(f"Removed {name} from {folder}")
+            say(f"Removed {name} from {folder}")
 
 
 def _info_of(bundle_id: str, folder: Path) -> dict[str, Any]:

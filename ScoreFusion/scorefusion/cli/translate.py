@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scorefusion.cli.console import listening
-from scorefusion.cli.outputs import check_outputs, sidecar_path, staged_outputs, write_json
+from scorefusion.cli.console import listening, say
+from scorefusion.cli.outputs import check_outputs, staged_outputs, write_json
 from scorefusion.cli.stop import Stop
 from scorefusion.errors import RequestError
+from scorefusion.run.memory import check_address_space
+from scorefusion.run.record import OUTPUTS, sha256
 
 if TYPE_CHECKING:
     from scorefusion.imaging.volume import Volume
@@ -48,28 +50,38 @@ def translate(
         str | None, typer.Option(metavar="MM", help="Voxel size of the result: 1.0, or 0.8,0.8,1.2 for each axis.")
     ] = None,
     thickness: Annotated[
-        float | None, typer.Option(metavar="MM", help="Slice thickness, where it differs from the distance of slices.")
+        float | None,
+        typer.Option(
+            metavar="MM", min=0.01, max=100, help="Slice thickness, where it differs from the distance of slices."
+        ),
     ] = None,
     axis: Annotated[
         str | None, typer.Option(metavar="AXIS", help="Voxel axis across the slices: i, j or k. Default: the coarsest.")
     ] = None,
     preset: Annotated[str, typer.Option(help="Speed or quality: fast, balanced or best.")] = "fast",
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; replaces the preset's number.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Samples to draw; the result is their mean.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Sampling steps; replaces the preset's number.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Samples to draw; the result is their mean.")
+    ] = None,
     uncertainty: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write how much the samples differ, voxel by voxel.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, metavar="INTEGER", help="The same seed gives the same result.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 (any number) or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     tile: Annotated[
-        int | None, typer.Option(min=16, help="Voxels a side that the 3D network takes at once. Default: what fits.")
+        int | None,
+        typer.Option(min=16, max=4096, help="Voxels a side that the 3D network takes at once. Default: what fits."),
     ] = None,
     rule: Annotated[
         str | None,
         typer.Option(help="How planes are fused: fusion, average, alternating, axial, ... (for comparison)."),
     ] = None,
-    frame: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4D file, from 0.")] = None,
+    frame: Annotated[int | None, typer.Option(min=0, max=65535, help="Which volume of a 4D file, from 0.")] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="Report events as JSON lines on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     stop_on_stdin_close: Annotated[
@@ -82,15 +94,16 @@ def translate(
     """
     begin = time.monotonic()
     with listening(json_lines, quiet) as sink, Stop(on_stdin_close=json_lines and stop_on_stdin_close) as stop:
-        sidecar = sidecar_path(output)
+        check_address_space()
+        from scorefusion.imaging.files import check_output_path, expanded, sidecar_path
+
         extra = _named_inputs(inputs or [])
         wanted_spacing = _parse_spacing(spacing)
-        check_outputs([volume, *extra.values()], [output, sidecar, *([uncertainty] if uncertainty else [])])
-        from scorefusion.imaging.files import check_output_path
-
-        for path in (output, uncertainty):
-            if path is not None:
-                check_output_path(path)
+        output = check_output_path(output)
+        uncertainty = None if uncertainty is None else check_output_path(uncertainty)
+        record = sidecar_path(output)
+        outputs = {"Image": output} | ({} if uncertainty is None else {"Uncertainty": uncertainty})
+        check_outputs([expanded(path) for path in (volume, *extra.values())], record, list(outputs.values()), stop)
         bundle, volumes = _read_inputs(model, volume, extra, frame)
 
         from scorefusion import pipeline  # torch is loaded here, after everything that can fail quickly
@@ -113,22 +126,22 @@ def translate(
             on_event=sink,
             cancelled=stop.requested,
         )
-        _save(result, output, uncertainty, sidecar, stop)
+        _save(result, outputs, record, stop)
         sink(
             {
                 "event": "result",
                 "output": output,
                 "uncertainty": uncertainty,
-                "provenance": sidecar,
+                "provenance": record,
                 "quality": result.quality,
                 "seconds": round(time.monotonic() - begin, 2),
             }
         )
         if not (json_lines or quiet):
-            typer.echo(f"Synthetic volume: {output}")
+            say(f"Synthetic volume: {output}")
             if uncertainty is not None:
-                typer.echo(f"Uncertainty:      {uncertainty}")
-            typer.echo(f"Provenance:       {sidecar}")
+                say(f"Uncertainty:      {uncertainty}")
+            say(f"Provenance:       {record}")
 
 
 def _read_inputs(model: str, first: Path, extra: dict[str, Path], frame: int | None) -> tuple[Any, dict[str, Volume]]:
@@ -149,18 +162,20 @@ def _read_inputs(model: str, first: Path, extra: dict[str, Path], frame: int | N
     return bundle, volumes
 
 
-def _save(result: Result, output: Path, uncertainty: Path | None, sidecar: Path, stop: Stop) -> None:
+def _save(result: Result, outputs: dict[str, Path], record: Path, stop: Stop) -> None:
     from scorefusion.imaging.files import write_volume
 
-    targets = [output, sidecar, *([uncertainty] if uncertainty else [])]
-    with staged_outputs(targets, stop) as staged:
-        write_volume(result.volume, staged(output))
-        if uncertainty is not None:
-            if result.uncertainty is None:
+    volumes = {"Image": result.volume, "Uncertainty": result.uncertainty}
+    with staged_outputs(record, list(outputs.values()), stop) as staged:
+        files = {}
+        for role, path in outputs.items():
+            volume = volumes[role]
+            if volume is None:
                 msg = "The model gave no uncertainty. Ask for at least two samples: --samples 4."
                 raise RequestError(msg)
-            write_volume(result.uncertainty, staged(uncertainty))
-        write_json(staged(sidecar), {**result.provenance, "Quality": result.quality})
+            write_volume(volume, staged(path))
+            files[role] = {"Name": path.name, "Sha256": sha256(staged(path))}
+        write_json(staged(record), {**result.provenance, OUTPUTS: files, "Quality": result.quality})
 
 
 def _named_inputs(pairs: list[str]) -> dict[str, Path]:
@@ -184,7 +199,7 @@ def _parse_spacing(text: str | None) -> float | tuple[float, float, float] | Non
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) not in (1, 3) or not all(0 < value < float("inf") for value in values):
-        msg = f"--spacing {text!r} is not a voxel size. Give one positive number in mm, or three: 0.8,0.8,1.2."
+    if len(values) not in (1, 3) or not all(0.01 <= value <= 100 for value in values):
+        msg = f"--spacing {text!r} is not a voxel size. Give one number of mm from 0.01 to 100, or three: 0.8,0.8,1.2."
         raise RequestError(msg)
     return values[0] if len(values) == 1 else (values[0], values[1], values[2])

@@ -83,7 +83,7 @@ def split_command(
         Path | None, typer.Option("--out", "-o", help="The datalist to write; the one given if left out.")
     ] = None,
     fractions: Annotated[str, typer.Option(help="Shares of people for train, val and test.")] = "0.8,0.1,0.1",
-    seed: Annotated[int, typer.Option(help="Another seed, other splits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**53, help="Another seed, other splits.")] = 0,
     stratify: Annotated[bool, typer.Option(help="Give each split its share of every combination of contrasts.")] = True,
     again: Annotated[bool, typer.Option("--again", help="Split anew what is split already.")] = False,
     json_lines: Json = False,
@@ -119,7 +119,7 @@ def register_command(
         "registered"
     ),
     interpolation: Annotated[str, typer.Option(help="cubic keeps detail, linear cannot overshoot.")] = "cubic",
-    seed: Annotated[int, typer.Option(help="Of the voxels sampled.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of the voxels sampled.")] = 0,
     force: Annotated[
         bool,
         typer.Option("--force", help="Look again at cases marked 'aligned', and move contrasts that already lie well."),

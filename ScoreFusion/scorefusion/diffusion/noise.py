@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scorefusion.transfer import to_device
+
 
 @dataclass(frozen=True)
 class NoiseField:
@@ -31,4 +33,4 @@ class NoiseField:
         if self.window is not None:
             i, j, k = self.window
             noise = noise[..., i, j, k]
-        return noise.to(device)
+        return to_device(noise, device)

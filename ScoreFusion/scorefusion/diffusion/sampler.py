@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scorefusion.diffusion.schedule import NoiseSchedule
 from scorefusion.errors import RequestError
+from scorefusion.transfer import to_device
 
 Solver = Literal["ddim", "ddpm", "dpmpp"]
 Draw = Callable[[int], Tensor]
@@ -42,7 +43,7 @@ def sample(
         x_t: `(B, ...)`, state at `timesteps[0]`: pure noise, or `schedule.add_noise(estimate, noise, timesteps[0])`.
         schedule: Noise levels, and what a prediction means.
         timesteps: Strictly falling, from `schedule.timesteps`. After the last one comes alpha_bar = 1.
-        solver: "ddim", "ddpm" (ancestral, the paper's) or "dpmpp" (DPM-Solver++ 2M).
+        solver: "ddim", "ddpm" (ancestral, as in the paper but for the spacing) or "dpmpp" (DPM-Solver++ 2M).
         project: Replaces in x0 what a measurement already fixes. The next step starts from the projected x0.
         clamp: Limits x0 to [-clamp, clamp] before the projection. None = no limit.
         eta: Share of fresh noise in "ddim": 0 deterministic, 1 like "ddpm".
@@ -157,11 +158,13 @@ def _levels_of(timesteps: Sequence[int], schedule: NoiseSchedule) -> list[float]
 
 def _noise_source(generator: torch.Generator | Draw | None, x_t: Tensor) -> Draw:
     if callable(generator):
-        return lambda step: generator(step).to(x_t)
+        return lambda step: to_device(generator(step), x_t.device, x_t.dtype)
     if generator is None:
         return _refuse_to_draw
     # Drawn where the generator lives: a CPU generator gives the same noise whatever the device of x_t.
-    return lambda step: torch.randn(x_t.shape, generator=generator, device=generator.device).to(x_t)
+    return lambda step: to_device(
+        torch.randn(x_t.shape, generator=generator, device=generator.device), x_t.device, x_t.dtype
+    )
 
 
 def _refuse_to_draw(step: int) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scorefusion.errors import RequestError
+from scorefusion.transfer import to_device
 
 Kind = Literal["linear", "cosine"]
 Prediction = Literal["noise", "v", "clean"]
@@ -108,18 +109,24 @@ class NoiseSchedule:
         """`sqrt(alpha_bar_t)` and `sqrt(1 - alpha_bar_t)`, ready to multiply `like`.
 
         Args:
-            t: One timestep for the batch, or int64 `(B,)`; 0 <= t < T.
+            t: One timestep for the batch, or int64 `(B,)` on the CPU; 0 <= t < T.
             like: `(B, ...)`, gives number of dimensions, dtype and device.
 
         Returns:
             Two floats for an int; otherwise two tensors `(B, 1, ...)`. Roots are taken in float64.
+
+        Raises:
+            ValueError: t is outside of the table, or on a GPU, which would have to be waited for.
         """
         if isinstance(t, Tensor):
+            if t.device.type != "cpu":
+                msg = f"timesteps belong on the CPU, where the levels are looked up; these are on {t.device}"
+                raise ValueError(msg)
             self._check_range(int(t.min()), int(t.max()))
-            alpha_bar = self.alpha_bar[t.detach().cpu().numpy()].reshape(-1, *[1] * (like.ndim - 1))
-            signal, sigma = torch.from_numpy(np.sqrt(alpha_bar)), torch.from_numpy(np.sqrt(1.0 - alpha_bar))
-            # Type first: some devices (MPS) have no float64.
-            return signal.to(like.dtype).to(like.device), sigma.to(like.dtype).to(like.device)
+            alpha_bar = self.alpha_bar[t.numpy()].reshape(-1, *[1] * (like.ndim - 1))
+            roots = np.stack([np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)])
+            signal, sigma = to_device(torch.from_numpy(roots), like.device, like.dtype)
+            return signal, sigma
         self._check_range(t, t)
         return math.sqrt(self.alpha_bar[t]), math.sqrt(1.0 - self.alpha_bar[t])
 

@@ -7,26 +7,27 @@ or by regression, is a bundle of its own, evaluated in the same run.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-import torch
-
 from scorefusion.bundle.folder import Bundle
-from scorefusion.bundle.load import Model, load_model
+from scorefusion.bundle.load import Model
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.rows import Made, Method
 from scorefusion.fusion.planes import Plane
 from scorefusion.fusion.rules import ScoreFusion, VolumeRule
 from scorefusion.pipeline import sample_prepared, uncertainty_plan
 from scorefusion.progress import Event, Reporter
-from scorefusion.run.devices import inference_settings, pick_device, pick_precision
+from scorefusion.run.devices import inference_settings
+from scorefusion.run.load_checked import load_checked
 from scorefusion.run.prepare import Prepared
 from scorefusion.run.request import SamplingPlan
 from scorefusion.run.restore import Restoration
 
+logger = logging.getLogger(__name__)
 #: Plans of more evaluations than this run with the main rules only.
 COSTLY = 12
 
@@ -172,8 +173,10 @@ def model_methods(
 
 def load(bundle: Bundle, settings: Settings) -> Model:
     """A bundle's networks, on the device and in the number format asked for."""
-    device: torch.device = pick_device(settings.device)
-    return load_model(bundle, device, pick_precision(settings.precision, device))
+    model, _, _ = load_checked(
+        bundle, settings.device, settings.precision, lambda _code, message: logger.warning(message)
+    )
+    return model
 
 
 def named(bundles: Sequence[Bundle]) -> str:

@@ -24,19 +24,21 @@ class PlaneEnsemble(nn.Module):
     Args:
         networks: 2D U-Nets; several members may share one.
         members: who looks along which plane at which conditions.
-        inputs: what the networks are shown.
+        layout: what the networks are shown.
     """
 
-    def __init__(self, networks: Sequence[UNet], members: Sequence[Member], inputs: InputLayout) -> None:
+    DEFAULT_SLICE_PIXELS = 2**20
+
+    def __init__(self, networks: Sequence[UNet], members: Sequence[Member], layout: InputLayout) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.members = tuple(members)
-        self.rule = inputs
-        self.slice_pixels = 2**20  # pixels in one network call: bounds memory, never the result
+        self.layout = layout
+        self.slice_pixels = self.DEFAULT_SLICE_PIXELS  # pixels in one network call: bounds memory, never the result
         self.autocast: torch.dtype | None = None  # None = float32 throughout
         self.on_work: Callable[[int], None] | None = None  # told the voxels just done; may raise Cancelled
         for number, member in enumerate(members):
-            expected = inputs.plane_channels(len(member.conditions))
+            expected = layout.plane_channels(len(member.conditions))
             given = networks[member.network].config.in_channels
             if given != expected:
                 msg = f"member {number} needs {expected} input channels; its network {member.network} has {given}"
@@ -64,7 +66,7 @@ class PlaneEnsemble(nn.Module):
             RequestError: there are none.
         """
         available = set(inputs.available)
-        enough = any if self.rule.presence_context else all
+        enough = any if self.layout.presence_context else all
         mine = [n for n, member in enumerate(self.members) if member.plane in planes]
         chosen = [n for n in mine if enough(index in available for index in self.members[n].conditions)]
         if not chosen:
@@ -107,19 +109,19 @@ class PlaneEnsemble(nn.Module):
         member = self.members[number]
         network = self.network(member)
         batch, plane = x_t.shape[0], member.plane
-        shift = own_base_shift(inputs, member, self.rule.residual_gain)
+        shift = own_base_shift(inputs, member, self.layout.residual_gain)
         seen = x_t if shift is None else rebase(x_t, shift, alpha_bar)
 
         num_slices = x_t.shape[2 + plane.axis]
         rows, columns = (x_t.shape[2 + axis] for axis in plane.in_plane_axes)
         stride = gathered.max_stride if gathered is not None else 1
-        count = max(1, self.slice_pixels // (batch * rows * columns * stride)) * stride
+        count = self.slices_at_once(batch, rows, columns, stride)
         pieces = []
         for start in range(0, num_slices, count):
             stop = min(start + count, num_slices)
-            slab = self.rule.slab(seen, inputs, member.conditions, plane, start, stop)
+            slab = self.layout.slab(seen, inputs, member.conditions, plane, start, stop)
             level = alpha_bar.repeat_interleave(stop - start, dim=0)
-            context = self.rule.plane_vector(inputs, plane, stop - start)
+            context = self.layout.plane_vector(inputs, plane, stop - start)
             with self.precision(slab):
                 slices, features = network(
                     slab.contiguous(memory_format=torch.channels_last),
@@ -134,7 +136,11 @@ class PlaneEnsemble(nn.Module):
         prediction = torch.cat(pieces, dim=2 + plane.axis)
         if shift is None:
             return prediction
-        return rebase_prediction(prediction, shift, alpha_bar, self.rule.prediction)
+        return rebase_prediction(prediction, shift, alpha_bar, self.layout.prediction)
+
+    def slices_at_once(self, batch: int, rows: int, columns: int, stride: int = 1) -> int:
+        """Slices of `rows` x `columns` pixels in one network call, a multiple of `stride`."""
+        return max(1, self.slice_pixels // (batch * rows * columns * stride)) * stride
 
     def report(self, voxels: int) -> None:
         """Tell the listener, if there is one, that so many voxels went through a network."""

@@ -30,6 +30,9 @@ class FeatureAlignment(nn.Module):
     Attributes:
         scales: of each member, the scales at which its features meet the fusion network's encoder, coarse to fine.
         source_scales: of each member, the scales of all that its network hands out, coarse to fine.
+
+    Raises:
+        ValueError: a member's features meet the fusion network at no scale, so nothing of them would get in.
     """
 
     def __init__(self, networks: Sequence[UNet], members: Sequence[Member], volume: UNet) -> None:
@@ -40,6 +43,13 @@ class FeatureAlignment(nn.Module):
         self.scales = tuple(tuple(scale for scale in source if scale in targets) for source in self.source_scales)
         for number, member in enumerate(members):
             network = networks[member.network]
+            if not self.scales[number]:
+                given, taken = (", ".join(f"1/{s}" for s in scales) for scales in (network.feature_scales, targets))
+                msg = (
+                    f"plane network {member.network} has features at {given} of the grid, "
+                    f"and the fusion network takes them in at {taken}"
+                )
+                raise ValueError(msg)
             sources = dict(zip(network.feature_scales, network.feature_channels, strict=True))
             for scale in self.scales[number]:
                 i, j, k = (scale if axis == member.plane.axis else 1 for axis in range(3))

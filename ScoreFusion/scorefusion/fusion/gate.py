@@ -7,14 +7,19 @@ from torch import Tensor, nn
 
 from scorefusion.networks.blocks import noise_time
 
+STORED_NAME = "prior"
+"""What files call the gate: `prior.head.weight` in weights, `networks.prior` and a stage `prior` in recipes. Those that
+people have were written when it had this name, so it stays there; in the code it is the gate."""
+
 
 class AcquisitionGate(nn.Module):
     """What is the same in every voxel: plane weights and a gain, from noise level and acquisition alone.
 
     Ours, beyond the paper. Which planes to believe follows first of all from how the scan was made: across thick slices
     the planes that cut through them know more than the plane along them. And the mean of several careful predictions is
-    too careful, so it wants a gain. A few numbers a scan learn this from little data; the 3D network is left with what
-    differs between voxels. Zero-initialised like the rest, so that a fresh rule is still the plane average.
+    too careful, so it wants a gain: with it the predictions no longer count one in all. A few numbers a scan learn this
+    from little data; the 3D network is left with what differs between voxels. Zero-initialised like the rest, so that a
+    fresh rule is still the plane average.
     """
 
     def __init__(self, members: int, context_size: int) -> None:

@@ -1,5 +1,5 @@
-"""What the networks are shown: conditions, position, foreground, and how the scan was made. The same in training and
-in use."""
+"""What the networks are shown, the same in training and in use: conditions, position, foreground, and how the scan was
+made."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from scorefusion.fusion.planes import Plane, position_channels, slabs_along
 from scorefusion.imaging.acquisition import Acquisition
 from scorefusion.imaging.intensity_map import BACKGROUND, IntensityMaps
 from scorefusion.networks.shapes import pad_to_multiple
+from scorefusion.transfer import to_device
 
 ACQUISITION_SIZE = 6  # log2 of the sampling factor along i, j, k, then log2 of the slice width
 
@@ -73,7 +74,7 @@ class ModelInputs:
     @cached_property
     def foreground(self) -> Tensor:
         """`(B, 1, I, J, K)`: 1 where any condition present is above background (-0.99), else -1."""
-        seen = self.conditions[:, list(self.available)].amax(dim=1, keepdim=True) > BACKGROUND
+        seen = select_channels(self.conditions, self.available).amax(dim=1, keepdim=True) > BACKGROUND
         return seen.to(self.conditions.dtype) * 2 - 1
 
     def padded(self, multiple: int) -> ModelInputs:
@@ -154,7 +155,7 @@ class InputLayout:
             parts.append(torch.eye(3, device=inputs.conditions.device)[plane.axis].expand(batch, 3))
         if self.acquisition_context:
             order = [*plane.in_plane_axes, plane.axis]
-            parts.append(self._acquisition(inputs)[:, order + [3 + axis for axis in order]])
+            parts.append(select_channels(self._acquisition(inputs), order + [3 + axis for axis in order]))
         parts.extend(self._presence(inputs))
         return torch.cat(parts, dim=1).repeat_interleave(repeats, dim=0) if parts else None
 
@@ -186,17 +187,21 @@ class InputLayout:
     def _presence(self, inputs: ModelInputs) -> list[Tensor]:
         if not self.presence_context:
             return []
-        flags = torch.zeros(self.presence_context, device=inputs.conditions.device)
-        flags[list(inputs.available)] = 1.0
+        there = [float(index in inputs.available) for index in range(self.presence_context)]
+        flags = to_device(torch.tensor(there), inputs.conditions.device)
         return [flags.expand(inputs.conditions.shape[0], -1)]
 
 
 def _fill_missing(inputs: ModelInputs, conditions: Sequence[int]) -> Tensor:
     """The chosen conditions, a missing one shown as background (-1)."""
-    everything = list(conditions) == list(range(inputs.conditions.shape[1]))
-    chosen = inputs.conditions if everything else inputs.conditions[:, list(conditions)]  # indexing copies
-    missing = [n for n, index in enumerate(conditions) if index not in inputs.available]
-    if missing:
-        chosen = chosen.clone()
-        chosen[:, missing] = -1.0
-    return chosen
+    if list(conditions) == list(range(inputs.conditions.shape[1])) == list(inputs.available):
+        return inputs.conditions
+    channels = [inputs.conditions[:, index : index + 1] for index in conditions]
+    shown = [channel if index in inputs.available else torch.full_like(channel, -1.0)
+             for index, channel in zip(conditions, channels, strict=True)]  # fmt: skip
+    return torch.cat(shown, dim=1)
+
+
+def select_channels(x: Tensor, channels: Sequence[int]) -> Tensor:
+    """`(B, len(channels), ...)`: `x[:, channels]`, whose list a GPU would have to be handed and waited for."""
+    return torch.cat([x[:, index : index + 1] for index in channels], dim=1)

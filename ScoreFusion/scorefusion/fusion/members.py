@@ -9,7 +9,7 @@ from scorefusion.fusion.planes import Plane
 
 @dataclass(frozen=True)
 class Member:
-    """One voice of the ensemble: a network looking along a plane at some of the conditions."""
+    """A member of the ensemble: a network that looks along a plane at some of the conditions."""
 
     network: int
     plane: Plane

@@ -1,8 +1,7 @@
 """Volumes as stacks of slices, and back. The only place where the axes of a volume are moved.
 
-Spatial axes are `I J K` (RAS+: i to the right, j to the front, k upward). A plane is the family of slices normal to
-one of them;
-inside a slice the two remaining axes keep their order: sagittal `(J, K)`, coronal `(I, K)`, axial `(I, J)`.
+Spatial axes are `I J K` (RAS+: i to the right, j to the front, k upward). A plane is the family of slices normal to one
+of them; inside a slice the two remaining axes keep their order: sagittal `(J, K)`, coronal `(I, K)`, axial `(I, J)`.
 """
 
 from __future__ import annotations

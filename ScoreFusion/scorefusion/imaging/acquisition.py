@@ -1,18 +1,15 @@
 """What a scanner does to an image, as a linear operator with an exact inverse on its own side.
 
-An acquisition takes the image on a full grid to the measured, coarser grid. All operators here are separable: along
-each
-axis one small matrix, so `A = A_i (x) A_j (x) A_k` (a Kronecker product). Two facts follow and carry the whole module:
+An acquisition takes the image on a full grid to the measured, coarser grid. All operators here are separable: one small
+matrix along each axis, so `A = A_i (x) A_j (x) A_k` (a Kronecker product). Two facts follow and carry the whole module:
 
-* the Moore-Penrose inverse is separable too, `A^+ = A_i^+ (x) A_j^+ (x) A_k^+`, so it is computed exactly from
-matrices of a few
-  hundred rows;
+* the Moore-Penrose inverse is separable too, `A^+ = A_i^+ (x) A_j^+ (x) A_k^+`, so it is computed exactly from matrices
+  of a few hundred rows;
 * interpolation `U` is separable, so iterative back-projection runs on the *coarse* grid: with `M = A U`,
   `x_R = U s_R`, `s_{r+1} = s_r + (y - M s_r)`.
 
-Axes order is `(B, C, I, J, K)`; lengths are in voxels of the full grid unless said otherwise. Matrices are float64,
-applied in
-the dtype and on the device of the tensor they meet.
+Axes order is `(B, C, I, J, K)`; lengths are in voxels of the full grid unless said otherwise. Matrices are float64
+and applied in the dtype and on the device of the tensor they meet.
 """
 
 from __future__ import annotations
@@ -28,6 +25,7 @@ import torch
 from torch import Tensor
 
 from scorefusion.errors import GeometryError
+from scorefusion.transfer import to_device
 
 if TYPE_CHECKING:
     from scorefusion.imaging.grid import Grid
@@ -36,8 +34,7 @@ Profile = Literal["box", "gaussian"]
 Interpolation = Literal["nearest", "linear", "cubic"]
 Matrix = np.ndarray
 
-# Singular values below this share of the largest are left alone by the inverse. Slices that do not overlap have all of
-# theirs
+# The inverse leaves singular values below this share of the largest alone. Those of slices that do not overlap are all
 # near one; only slices much thicker than their spacing come near the limit, and there the measurement really says
 # nothing.
 PSEUDO_INVERSE_RTOL = 1e-4
@@ -281,7 +278,7 @@ def _apply(matrices: Sequence[Matrix | None], x: Tensor, expected: tuple[int, in
         key=lambda index: matrices[index].shape[0] / matrices[index].shape[1],  # type: ignore[union-attr]
     )
     for index in order:
-        matrix = torch.as_tensor(np.ascontiguousarray(matrices[index]), dtype=x.dtype, device=x.device)
+        matrix = to_device(torch.from_numpy(np.ascontiguousarray(matrices[index])), x.device, x.dtype)
         x = torch.tensordot(matrix, x, dims=([1], [2 + index])).movedim(0, 2 + index)
     return x.contiguous()
 

@@ -106,7 +106,8 @@ def _split_by_otsu(data: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDAr
     """Values below and above the threshold that separates two classes best (Otsu 1979)."""
     top = float(np.percentile(data, 99.8))  # one hot voxel must not squeeze the histogram into a single bin
     values = data.ravel()
-    counts, edges = np.histogram(np.minimum(values, top), bins=256)
+    # float32 has no room for 256 bins between numbers that are almost alike.
+    counts, edges = np.histogram(np.minimum(values, top).astype(np.float64), bins=256)
     centres = 0.5 * (edges[1:] + edges[:-1])
     below = np.cumsum(counts).astype(np.float64)
     above = below[-1] - below

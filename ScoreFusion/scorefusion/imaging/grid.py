@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scorefusion.errors import GeometryError
+from scorefusion.wording import mm
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 SHEAR_TOLERANCE = 0.02
 """Largest cosine of the angle between two voxel axes: 0.02 is 1.1 degrees off a right angle."""
+
+LARGEST_EXTENT_MM = 3000.0
+MOST_ALONG_AN_AXIS = 32767  # NIfTI's limit
+FARTHEST_MM = 1e5  # float32, in which NIfTI keeps positions, has hundredths of a mm there
 
 AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 """Letters for the negative and positive end of the three world axes."""
@@ -86,6 +91,18 @@ class Grid:
         """RAS millimetres `(..., 3)` to voxel indices `(..., 3)`, fractions kept."""
         offset = np.asarray(points, dtype=np.float64) - self.affine[:3, 3]
         return offset @ np.linalg.inv(self.affine[:3, :3]).T
+
+    def check_plausible(self) -> None:
+        """Raise GeometryError if no scan of a person can lie like this; the usual cause is another unit of length."""
+        if max(self.extent_mm) > LARGEST_EXTENT_MM:
+            msg = (
+                f"It covers {mm(self.extent_mm)} mm (voxels of {mm(self.spacing)} mm), more than a person. "
+                "Correct the spacing, or its unit, in the header."
+            )
+            raise GeometryError(msg)
+        if np.abs(self.affine[:3, 3]).max() > FARTHEST_MM:
+            msg = f"Its first voxel lies at {_triple(self.origin)} mm, far from any scanner. Correct the header."
+            raise GeometryError(msg)
 
     def crop(self, box: Box) -> Grid:
         """The part of this grid inside `box`, at the same place in the world."""
@@ -219,6 +236,12 @@ def super_resolution_grid(grid: Grid, spacing: float | tuple[float, float, float
     sizes = list(grid.spatial_shape)
     for axis, (now, target) in enumerate(zip(grid.spacing, targets, strict=True)):
         if not keep_finer or now > 1.25 * target:
+            if grid.extent_mm[axis] / target > MOST_ALONG_AN_AXIS:
+                msg = (
+                    f"With a spacing of {target:g} mm, {grid.extent_mm[axis]:.4g} mm become more than "
+                    f"{MOST_ALONG_AN_AXIS} voxels along one axis, more than a file can hold. Ask for a coarser spacing."
+                )
+                raise GeometryError(msg)
             sizes[axis] = max(1, int(np.floor(grid.extent_mm[axis] / target + 0.5)))
     i, j, k = sizes
     scale = np.array(grid.spatial_shape) / np.array(sizes)  # old voxels per new voxel

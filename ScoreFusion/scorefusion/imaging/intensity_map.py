@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scorefusion.imaging.foreground import filled, foreground_mask
+from scorefusion.transfer import to_device
 
 KNOTS = {1: 17, 2: 17, 3: 9, 4: 5}  # along each condition, by the number of conditions; 17 are an eighth apart
 BACKGROUND, DARKEST = -0.99, -0.98  # what is not above the first is background; no tissue is below the second
@@ -58,7 +59,7 @@ class IntensityMap:
 
         Background (up to `BACKGROUND`) of the first becomes -1 whatever the values are.
         """
-        table = torch.tensor(self.values, dtype=x[0].dtype, device=x[0].device)
+        table = to_device(torch.tensor(self.values, dtype=x[0].dtype), x[0].device)
         total = torch.zeros_like(x[0])
         for index, share in _corners(x, self.knots):
             total += table[index] * share

@@ -7,6 +7,7 @@ Every method that moves voxels gives back data and affine together. `scorefusion
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,12 @@ from scorefusion.imaging.grid import Box, Grid, Reorientation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+THINNEST_MM, THICKEST_MM = 0.01, 30.0
+"""Slice thicknesses that a scanner makes; a number beyond is a slip or in another unit."""
+LARGEST_VALUE = 1e20
+FEWEST_STEPS = 1000
+"""How many float32 numbers must lie between the darkest and the brightest voxel: an offset can swallow all others."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,6 +36,7 @@ class Volume:
         slice_axis: voxel axis (0, 1, 2) across the slices, if known.
         source: path or name, used in messages and provenance.
         contrast: "t1", "t2", "flair", ..., if known.
+        digests: name and SHA-256 of each file it was read from, as it was then.
     """
 
     data: NDArray[np.float32]
@@ -37,22 +45,23 @@ class Volume:
     slice_axis: int | None = None
     source: str | None = None
     contrast: str | None = None
+    digests: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         data = np.asarray(self.data, dtype=np.float32)
         if data.ndim != 4:
-            msg = f"{self.name}: volume data must be (C, I, J, K), got shape {data.shape}. One channel is data[None]."
+            msg = f"{self._place}: volume data must be (C, I, J, K), got shape {data.shape}. One channel is data[None]."
             raise VolumeError(msg)
         if self.slice_axis not in (None, 0, 1, 2):
-            msg = f"{self.name}: slice_axis must be 0, 1, 2 or None, got {self.slice_axis}."
+            msg = f"{self._place}: slice_axis must be 0, 1, 2 or None, got {self.slice_axis}."
             raise VolumeError(msg)
         if self.slice_thickness is not None and not 0 < self.slice_thickness < np.inf:
-            msg = f"{self.name}: slice thickness must be positive millimetres, got {self.slice_thickness}."
+            msg = f"{self._place}: slice thickness must be positive millimetres, got {self.slice_thickness}."
             raise VolumeError(msg)
         try:
             grid = Grid(data.shape[1:], self.affine)
         except GeometryError as error:
-            msg = f"{self.name}: {error}"
+            msg = f"{self._place}: {error}"
             raise GeometryError(msg) from error
         object.__setattr__(self, "data", data)
         object.__setattr__(self, "affine", grid.affine)
@@ -63,7 +72,12 @@ class Volume:
 
     @property
     def name(self) -> str:
-        """What to call this volume in a message."""
+        """What to call this volume in a message: its file's name. Folders are the user's business; records travel."""
+        return f"'{Path(self.source).name}'" if self.source else "the volume"
+
+    @property
+    def _place(self) -> str:
+        """The same with its folder, for one who has to find the file."""
         return f"'{self.source}'" if self.source else "the volume"
 
     @property
@@ -88,18 +102,33 @@ class Volume:
         return self.grid.orientation
 
     def check_voxels(self) -> None:
-        """Raise VolumeError if the values cannot be worked with: NaN, infinite, or all the same."""
+        """Raise VolumeError if the values cannot be worked with: NaN, infinite, all the same, or out of proportion."""
         bad = self.data.size - int(np.isfinite(self.data).sum())
         if bad:
             msg = (
-                f"{self.name} has NaN or infinite values in {bad} of {self.data.size} voxels. "
+                f"{self._place} has NaN or infinite values in {bad} of {self.data.size} voxels. "
                 "Replace them first, for example with `numpy.nan_to_num(data)` if they are background."
             )
             raise VolumeError(msg)
-        if self.data.min() == self.data.max():
+        low, high = float(self.data.min()), float(self.data.max())
+        if low == high:
             msg = (
-                f"{self.name} is constant: all {self.data.size} voxels are {self.data.flat[0]:g}, so there is nothing "
+                f"{self._place} is constant: all {self.data.size} voxels are {low:g}, so there is nothing "
                 "to see. Check how it was exported."
+            )
+            raise VolumeError(msg)
+        largest = max(abs(low), abs(high))
+        if largest > LARGEST_VALUE:
+            msg = (
+                f"{self._place} has values up to {largest:g}, which no scan has (at most {LARGEST_VALUE:g}). "
+                "Replace damaged voxels, or divide all by a constant."
+            )
+            raise VolumeError(msg)
+        finest = max(float(np.spacing(np.float32(largest))), float(np.finfo(np.float32).tiny))
+        if high - low < FEWEST_STEPS * finest:
+            msg = (
+                f"{self._place} has values from {low:.9g} to {high:.9g}, which single precision can hardly tell apart. "
+                "Subtract the constant part, or multiply all by a constant."
             )
             raise VolumeError(msg)
 
@@ -108,7 +137,7 @@ class Volume:
         if tuple(data.shape[-3:]) != self.spatial_shape:
             msg = f"{self.name}: new data {tuple(data.shape)} does not fit its grid {self.spatial_shape}."
             raise VolumeError(msg)
-        return replace(self, data=data)
+        return replace(self, data=data, digests=())
 
     def crop(self, box: Box) -> Volume:
         """The part inside `box`, copied, at the same place in the world."""

@@ -51,9 +51,10 @@ def stages(modules: nn.ModuleList) -> Iterator[Stage]:
 
 
 def noise_time(alpha_bar: Tensor, steps: float = 1.0) -> Tensor:
-    """A noise level as the time of a cosine schedule of so many steps: `steps * (2 / pi) * arccos(sqrt(alpha_bar))`.
+    """The time at which a cosine schedule of so many steps has this noise level:
+    `steps * (2 / pi) * arccos(sqrt(alpha_bar))`, from 0 (no noise) to `steps` (pure noise).
 
-    0 is no noise and `steps` pure noise; in between a network can tell the levels apart evenly, whatever the schedule.
+    Levels are spread evenly over it, whatever the schedule, so that a network can tell them apart.
     """
     return (2.0 * steps / math.pi) * torch.arccos(alpha_bar.float().clamp(0.0, 1.0).sqrt())
 

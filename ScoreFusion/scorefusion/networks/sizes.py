@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Resampling = Literal["block", "convolution", "plain"]
 Padding = Literal["zeros", "replicate"]
+
+
+def check_words(settings: Any) -> None:
+    """Refuse a word that a `Literal` field of a dataclass instance does not allow: read as another, it would silently
+    make another network.
+
+    Raises:
+        ValueError: field, word, and the words there are.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        if get_origin(hint) is Literal and getattr(settings, name) not in get_args(hint):
+            msg = f"{name} is {getattr(settings, name)!r}; it must be one of {', '.join(map(str, get_args(hint)))}"
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ class UNetConfig:
     replicate_edges: bool = False
 
     def __post_init__(self) -> None:
+        check_words(self)
         if self.spatial_dims not in (2, 3):
             msg = f"spatial_dims must be 2 or 3, got {self.spatial_dims}"
             raise ValueError(msg)
@@ -56,6 +70,35 @@ class UNetConfig:
         if not self.channels or self.channels[0] % 2:
             msg = f"channels must begin with an even number (sines and cosines of the noise level), got {self.channels}"
             raise ValueError(msg)
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """Voxels of the image to a cell of each level's grid, finest first."""
+        return tuple(self.stem_factor * 2**level for level in range(len(self.channels)))
+
+    @property
+    def reach(self) -> int | None:
+        """Voxels around a cell of the coarsest grid that the prediction there depends on; beyond them nothing counts.
+
+        None = the whole image counts, however large: group normalisation takes its statistics over all of it, and
+        attention looks everywhere.
+        """
+        if self.normalisation != "none" or self.attention:
+            return None
+        cells = self.cells
+        ways = {"plain": (0, 0), "convolution": (1, 0), "block": (2, 2)}  # convolutions of a way up, of a way down
+        up, down = ways[self.resampling]
+        # From the prediction back to the image. A convolution looks one cell of its grid further, a residual block two;
+        # what lies on a finer grid was read from whole cells of the coarser one.
+        reach = cells[0]  # head
+        for fine, coarse in zip(cells, cells[1:], strict=False):
+            reach += (2 * (self.blocks + 1) + up) * fine
+            reach = -(-reach // coarse) * coarse
+        reach += (2 * (self.blocks + 1) + 4 + 2 * self.blocks) * cells[-1]  # deepest level, with the two middle blocks
+        for fine, coarse in reversed(list(zip(cells, cells[1:], strict=False))):
+            reach += down * coarse + (2 * self.blocks + (self.resampling == "convolution")) * fine
+        reach += cells[0]  # stem
+        return reach
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -1,13 +1,12 @@
 """The network: one U-Net, 2D or 3D by one argument, conditioned on the continuous noise level.
 
 `UNet` follows the guided-diffusion layout (Dhariwal & Nichol 2021): residual blocks with scale-shift conditioning,
-every encoder
-activation concatenated in the decoder. Two named configurations of each dimension:
+every encoder activation concatenated in the decoder. Two named configurations of each dimension:
 
 * `paper`: the sizes of Score-Fusion (Zhu et al., ICML 2025): 62.6 M parameters for a plane, 55.5 M for the fusion.
-* `compact`: for CPUs. A pixel-unshuffle stem works at half resolution, and blocks have no normalisation layers (their
-cost on a
-  CPU exceeds the convolutions', and without them a tile gives the same answer as the whole).
+* `compact`: for CPUs. A pixel-unshuffle stem works at half resolution, and blocks have no normalisation layers: on a
+  CPU these cost more than the convolutions, and without them a tile that sees `UNetConfig.reach` voxels around it gives
+  the same answer as the whole. With group normalisation it does not, since the statistics are the tile's own.
 
 A network states the size multiple it needs and pads inside by edge replication; callers see any size.
 """
@@ -94,13 +93,12 @@ class UNet(nn.Module):
     @property
     def size_multiple(self) -> int:
         """Sizes that this multiple divides need no padding."""
-        return self.config.stem_factor * 2 ** (len(self.config.channels) - 1)
+        return self.config.cells[-1]
 
     @property
     def feature_scales(self) -> tuple[int, ...]:
         """Voxels of the image to one of each decoder activation, coarse to fine."""
-        levels = range(len(self.config.channels) - 1, -1, -1)
-        return tuple(self.config.stem_factor * 2**level for level in levels)
+        return tuple(reversed(self.config.cells))
 
     @property
     def feature_channels(self) -> tuple[int, ...]:
@@ -146,7 +144,7 @@ class UNet(nn.Module):
         h = self.stem(unshuffle(x, self.config.stem_factor))
         skips = [h]
         for level, stage in enumerate(stages(self.encoder)):
-            extra = (injected or {}).get(self.config.stem_factor * 2**level)
+            extra = (injected or {}).get(self.config.cells[level])
             skips += self._run(stage.encode, h, emb, extra, self._entrance(level))
             h = skips[-1]
         h = self._run(self._middle, h, emb)

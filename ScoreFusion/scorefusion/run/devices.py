@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefusion.errors import RequestError
-from scorefusion.run.memory import available_memory, is_out_of_memory, plan_tile, total_memory
+from scorefusion.run.memory import available_memory, is_out_of_memory, total_memory
 
 if TYPE_CHECKING:
     import torch
@@ -26,11 +26,12 @@ __all__ = [
     "is_out_of_memory",
     "pick_device",
     "pick_precision",
-    "plan_tile",
+    "settle_threads",
     "total_memory",
 ]
 
 Warn = Callable[[str, str], None]
+AUTOMATIC = ("cuda", "mps")  # what `auto` looks for, best first
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -39,7 +40,7 @@ def pick_device(name: str = "auto", warn: Warn | None = None) -> torch.device:
 
     Args:
         name: ``"auto"`` (an NVIDIA or AMD GPU, else an Apple GPU, else the CPU), or one of ``"cpu"``, ``"cuda"``,
-            ``"cuda:1"``, ``"mps"``.
+            ``"cuda:1"``, ``"mps"``; or another accelerator that this PyTorch knows and finds, such as ``"xpu"``.
         warn: receives a code and a message when ``auto`` finds a GPU that it must leave aside.
 
     Raises:
@@ -48,7 +49,7 @@ def pick_device(name: str = "auto", warn: Warn | None = None) -> torch.device:
     import torch
 
     if name == "auto":
-        for candidate in ("cuda", "mps"):
+        for candidate in AUTOMATIC:
             if not _is_present(candidate):
                 continue
             problem = device_problem(candidate)
@@ -57,7 +58,7 @@ def pick_device(name: str = "auto", warn: Warn | None = None) -> torch.device:
             if warn is not None:
                 warn("gpu-left-aside", f"{problem} Using the CPU.")
         return torch.device("cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name) and not _is_present(name):
         msg = f"Unknown device {name!r}. Use auto, cpu, cuda, cuda:0 (any number) or mps."
         raise RequestError(msg)
     problem = device_problem(name)
@@ -82,7 +83,7 @@ def device_problem(name: str) -> str | None:
         if index >= count:
             names = ", ".join(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))
             return f"Device {name!r} was asked for, but the GPUs here are: {names}."
-    elif not _is_present("mps"):
+    elif name == "mps" and not _is_present("mps"):
         return f"Device {name!r} was asked for, but this machine and PyTorch ({torch.__version__}) offer no Apple GPU."
     return _self_check(name)
 
@@ -126,7 +127,7 @@ def inference_settings(threads: int | None = None, tf32: bool = False) -> Iterat
     """Inference mode with known global switches; restores what it found, also after an error.
 
     Args:
-        threads: CPU threads for torch. None leaves the number as it is.
+        threads: CPU threads for torch. None = see `settle_threads`.
         tf32: lets NVIDIA GPUs round float32 products to 10 bits of mantissa. Off: the same answer on every device.
     """
     import torch
@@ -135,7 +136,9 @@ def inference_settings(threads: int | None = None, tf32: bool = False) -> Iterat
     cudnn = torch.backends.cudnn
     found = (cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, cudnn.benchmark)
     try:
-        if threads is not None:
+        if threads is None:
+            settle_threads()
+        else:
             torch.set_num_threads(threads)
         cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         cudnn.benchmark = False  # a search per shape: slow for few slices, and its choice may vary from run to run
@@ -147,9 +150,30 @@ def inference_settings(threads: int | None = None, tf32: bool = False) -> Iterat
             torch.set_num_threads(found_threads)
 
 
+def settle_threads() -> int:
+    """Let torch use as many CPU threads as there are cores for this process, and return their number.
+
+    torch counts the machine's cores (or every other one, where two are one core's halves), not those that a container
+    may use; more threads than these stand in one another's way. A number that somebody has set (OMP_NUM_THREADS,
+    MKL_NUM_THREADS, `torch.set_num_threads` to another number than torch's own) is left as it is.
+    """
+    import torch
+
+    now, seen = torch.get_num_threads(), visible_cores()
+    chosen = any(os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    if not chosen and now in (seen, seen // 2) and cpu_count() < now:
+        torch.set_num_threads(cpu_count())
+    return torch.get_num_threads()
+
+
+def visible_cores() -> int:
+    """CPU cores that this process may run on, whatever share of their time it is given."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cpu_count() -> int:
     """CPU cores this process may use: fewer than the machine has inside a container or under a scheduler."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = visible_cores()
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(cores, round(int(quota) / int(period))))
@@ -162,8 +186,11 @@ def _is_present(kind: str) -> bool:
 
     if kind == "cuda":
         return torch.cuda.is_available()
-    mps: Any = getattr(torch.backends, "mps", None)
-    return mps is not None and bool(mps.is_available())
+    if kind == "mps":
+        mps: Any = getattr(torch.backends, "mps", None)
+        return mps is not None and bool(mps.is_available())
+    accelerator: Any = getattr(torch, "accelerator", None)  # torch >= 2.6
+    return accelerator is not None and accelerator.is_available() and accelerator.current_accelerator().type == kind
 
 
 def _self_check(name: str) -> str | None:

@@ -13,10 +13,28 @@ from typing import Any
 from scorefusion.errors import OutOfMemory
 from scorefusion.wording import readable
 
+SMALLEST_ADDRESS_SPACE = 5 * 2**28
+"""Bytes that torch for the CPU and the volume libraries need to be loaded, and a small volume to be worked on."""
+
 _CGROUP_FILES = (  # (limit, in use), version 2 then version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
+
+
+def check_address_space() -> None:
+    """Raise OutOfMemory where `ulimit -v` leaves no room for the libraries: they would end the process, or hang."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < SMALLEST_ADDRESS_SPACE:
+        msg = (
+            f"This process may use {readable(limit)} of address space (ulimit -v), but ScoreFusion needs at least "
+            f"{readable(SMALLEST_ADDRESS_SPACE)} before it reads a volume. Lift the limit: ulimit -v unlimited"
+        )
+        raise OutOfMemory(msg)
 
 
 def available_memory(device: Any = "cpu") -> int:
@@ -105,7 +123,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    if isinstance(error, ImportError):  # a library found no room for itself
+        return "failed to map segment" in text or "cannot allocate memory" in text
+    signs = ("out of memory", "can't allocate memory", "bad_alloc", "can't start new thread")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
 def _free_main_memory() -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefusion.bundle.folder import Bundle
-from scorefusion.errors import GeometryError, RequestError
+from scorefusion.errors import GeometryError, OutOfMemory, RequestError, VolumeError
 from scorefusion.fusion.base import base_image
 from scorefusion.fusion.inputs import ModelInputs, acquisition_vector
 from scorefusion.fusion.tiling import at
@@ -22,12 +22,16 @@ from scorefusion.imaging.intensity_map import clear_background, read_maps
 from scorefusion.imaging.volume import Volume, resample
 from scorefusion.progress import Reporter
 from scorefusion.run.domain import check_domain
+from scorefusion.run.memory import available_memory
 from scorefusion.run.request import Understanding, understand
-from scorefusion.wording import mm
+from scorefusion.wording import mm, readable
 
 MIN_OVERLAP = 0.5  # share of the base volume that another condition must cover
 FOREGROUND_MARGIN_MM = 6.0
 CONSTANT_BACKGROUND = 0.05  # share of voxels at exactly the background's value from which a volume counts as masked
+ARRAYS = 10  # of the result's size that live at once, apart from the networks
+ODD, HOPELESS = 100.0, 1e4  # distance of the farthest voxel, in ranges that hold 98 % of all
+SAME_IMAGE = 0.9999  # correlation; T1 before and after contrast agent, the most alike of all, have less
 _NO_INPUTS = ModelInputs(torch.zeros(1, 1, 1, 1, 1))
 
 
@@ -140,6 +144,7 @@ def prepare(
         raise RequestError(msg)
     request = understand(base, section, spacing, thickness, axis) if restoring else None
     for name, volume in volumes.items():
+        _check_outliers(volume, report)
         for code, message in check_domain(section, volume, by_name[name], request if name == first else None):
             report.warning(f"outside-domain-{code}", message)
     if request is not None:
@@ -152,8 +157,9 @@ def prepare(
             raise RequestError(msg)
         report.log(f"{base.name}: {request.describe(base.grid)}")
 
+    _check_room(base, base.grid if request is None else request.target)
     canonical, reorientation = base.canonical()
-    scale = fit_intensity_scale(canonical.data, median=by_name[first].get("median"))
+    scale = _fitted_scale(canonical, by_name[first])
     normalised = _normalised(canonical, scale, section)
     mask = foreground_mask(canonical.data)
     margin = max(1, round(FOREGROUND_MARGIN_MM / min(canonical.spacing)))
@@ -165,6 +171,53 @@ def prepare(
     state.like = base
     state.inputs = _model_inputs(volumes, by_name, state, report)
     return state
+
+
+def _check_room(base: Volume, target: Grid) -> None:
+    """Refuse a grid whose mere arrays do not fit into memory, before any is made."""
+    needed, free = ARRAYS * 4 * int(np.prod(target.spatial_shape, dtype=object)), available_memory()
+    if needed > free:
+        size = " x ".join(str(n) for n in target.spatial_shape)
+        msg = (
+            f"The result of {base.name} would have {size} voxels and need about {readable(needed)} of memory; "
+            f"{readable(free)} are free. Ask for a coarser spacing, crop the volume, or correct its spacing."
+        )
+        raise OutOfMemory(msg)
+
+
+def _fitted_scale(volume: Volume, condition: dict[str, Any]) -> IntensityScale:
+    """The intensity scale of a volume; errors name it."""
+    try:
+        scale = fit_intensity_scale(volume.data, median=condition.get("median"))
+    except VolumeError as error:
+        msg = f"{volume.name}: {error}"
+        raise VolumeError(msg) from error
+    return scale
+
+
+def _check_outliers(volume: Volume, report: Reporter) -> None:
+    """Refuse a volume with voxels out of all proportion to the others; warn of large ones."""
+    least, low, high, most = (float(value) for value in np.percentile(volume.data, (0, 1, 99, 100)))
+    if low == high:  # nearly all is background, and nobody knows what is in proportion
+        return
+    worst, distance = max((least, low - least), (most, most - high), key=lambda pair: pair[1])
+    if distance > ODD * (high - low):
+        what = f"{volume.name} has a voxel of {worst:g}, while most lie between {low:.4g} and {high:.4g}."
+        fix = "Replace such voxels first, for example by the median of their neighbours."
+        if distance > HOPELESS * (high - low):
+            msg = f"{what} {fix}"
+            raise VolumeError(msg)
+        report.warning("outliers", f"{what} {fix}")
+
+
+def _check_differs(channels: list[Tensor], present: list[bool], volumes: list[Volume]) -> None:
+    """Refuse an input that shows what an earlier one shows: one scan given as two contrasts."""
+    given = [channel.flatten().double() for channel, here in zip(channels, present, strict=True) if here]
+    for number, earlier in enumerate(given[:-1]):
+        if float(torch.corrcoef(torch.stack([earlier, given[-1]]))[0, 1]) > SAME_IMAGE:
+            names = f"{volumes[number].name} and {volumes[len(given) - 1].name}"
+            msg = f"{names} show the same image, but are given as two contrasts. Give each contrast its own scan."
+            raise RequestError(msg)
 
 
 def _normalised(volume: Volume, scale: IntensityScale, section: dict[str, Any]) -> Tensor:
@@ -247,7 +300,8 @@ def _model_inputs(
             )
             raise GeometryError(msg)
         moved = volume if volume.grid.is_close(window) else resample(volume, window, "linear")
-        scale = fit_intensity_scale(volume.data, median=conditions[name].get("median"))
+        scale = _fitted_scale(volume, conditions[name])
         channels.append(_normalised(moved, scale, state.section))
+        _check_differs(channels, present, list(volumes.values()))
     vector = None if state.box_acquisition is None else acquisition_vector(state.box_acquisition)
     return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present), maps=read_maps(state.section))

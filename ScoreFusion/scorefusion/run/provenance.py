@@ -16,6 +16,7 @@ from scorefusion.bundle.folder import Bundle
 from scorefusion.fusion.rules import FusionRule
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Reporter
+from scorefusion.run.pieces import pieces_of
 from scorefusion.run.prepare import Prepared
 from scorefusion.run.request import SamplingPlan
 from scorefusion.version import __version__
@@ -51,6 +52,7 @@ def provenance_of(
         "Preset": preset,
         "Sampling": dataclasses.asdict(plan),
         "Rule": type(rule).__name__,
+        "Pieces": pieces_of(rule),
         "Seed": seed,
         "Device": str(device),
         "Precision": str(dtype).removeprefix("torch."),
@@ -73,14 +75,15 @@ def provenance_of(
 
 def _source(volume: Volume) -> dict[str, Any]:
     path = Path(volume.source) if volume.source else None
-    if path is not None and path.is_file():
-        digest, what = hashlib.sha256(path.read_bytes()).hexdigest(), "file"
+    if volume.digests:  # of what was read; the file may be another by now
+        digest, what = volume.digests[0][1], "file"
     else:
         digest, what = hashlib.sha256(np.ascontiguousarray(volume.data).tobytes()).hexdigest(), "voxels"
     return {
         "Name": path.name if path else None,
         "Sha256": digest,
         "Of": what,
+        **({"Files": dict(volume.digests)} if len(volume.digests) > 1 else {}),
         "Shape": list(volume.spatial_shape),
         "Spacing": [round(float(s), 6) for s in volume.spacing],
         "Orientation": volume.orientation,

@@ -10,9 +10,10 @@ from typing import Any
 
 from scorefusion.errors import RequestError
 from scorefusion.imaging.grid import Grid, super_resolution_grid
-from scorefusion.imaging.volume import Volume
+from scorefusion.imaging.volume import THICKEST_MM, THINNEST_MM, Volume
 from scorefusion.wording import mm
 
+MOST_GAP, MOST_OVERLAP = 20.0, 8.0  # slice distance over thickness, and the reverse, beyond which it is a slip
 SAME = 1e-3  # relative difference of spacing below which an axis counts as unchanged
 
 
@@ -81,8 +82,8 @@ def understand(
     if axis is not None and axis not in (0, 1, 2):
         msg = f"axis must be 0, 1 or 2 (i, j or k of the input), got {axis}."
         raise RequestError(msg)
-    if thickness is not None and not 0 < thickness < 100:
-        msg = f"The slice thickness must be between 0 and 100 mm, got {thickness}."
+    if thickness is not None and not THINNEST_MM <= thickness <= THICKEST_MM:
+        msg = f"The slice thickness must be between {THINNEST_MM:g} and {THICKEST_MM:g} mm, got {thickness:g}."
         raise RequestError(msg)
     thick_axis = axis if axis is not None else volume.slice_axis
     if thick_axis is None or (axis is None and thick_axis not in coarse):
@@ -90,6 +91,14 @@ def understand(
     if thickness is None and thick_axis is not None:
         header = volume.slice_thickness if volume.slice_axis in (None, thick_axis) else None
         thickness = header if header is not None else float(grid.spacing[thick_axis])
+    if thickness is not None and thick_axis is not None:
+        distance = grid.spacing[thick_axis]
+        if not distance / MOST_GAP <= thickness <= distance * MOST_OVERLAP:
+            msg = (
+                f"{volume.name}: slices of {thickness:g} mm every {distance:.3g} mm are not believable. "
+                "Correct the thickness (the option, or SliceThickness in the .json beside the volume) or the axis."
+            )
+            raise RequestError(msg)
     return Understanding(target, (factors[0], factors[1], factors[2]), thick_axis, thickness)
 
 

@@ -42,6 +42,7 @@ def restore(
     acquisition: Acquisition | None = None,
     measured: Tensor | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    evaluate: Callable[[Tensor, ModelInputs, Tensor, int], Tensor] | None = None,
 ) -> Restoration:
     """Sample the target.
 
@@ -52,14 +53,14 @@ def restore(
         plan: steps, solver, samples.
         noise: where the randomness comes from.
         acquisition, measured: what was measured, `(1, 1, i, j, k)` normalised like the base; None = nothing is known
-            exactly
-            (translation), so nothing is projected.
+            exactly (translation), so nothing is projected.
         on_step: told (evaluations done, evaluations in all); may raise Cancelled.
+        evaluate: calls the rule, for example `run.pieces.patient`; None = the rule itself.
     """
     if plan.samples < 1 or plan.steps < 1:
         msg = f"samples and steps must be 1 or more, got {plan.samples} and {plan.steps}."
         raise RequestError(msg)
-    gain = rule.rule.residual_gain
+    gain = rule.layout.residual_gain
     device = inputs.conditions.device
     timesteps = schedule.timesteps(plan.steps, start=plan.start)
     project = None
@@ -72,7 +73,7 @@ def restore(
 
         def denoise(x_t: Tensor, t: int, step: int) -> Tensor:
             level = torch.full((x_t.shape[0],), float(schedule.alpha_bar[t]), device=device)
-            return rule(x_t, inputs, level, step)
+            return (evaluate or rule)(x_t, inputs, level, step)
 
         def report(step: int, num_steps: int, x0: Tensor, index: int = index) -> None:
             if on_step is not None:

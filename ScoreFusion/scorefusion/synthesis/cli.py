@@ -41,13 +41,13 @@ def synthesise(
     labels: Annotated[list[Path], typer.Argument(metavar="LABELS...", help="Label maps, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for images, their parameters and a picture.")],
     contrasts: Annotated[str, typer.Option(help="Comma-separated: t1, t1ce, t2, flair, pd.")] = "t1,t2,flair",
-    count: Annotated[int, typer.Option(min=1, help="Number of heads.")] = 3,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of heads.")] = 3,
     mode: Annotated[
         str, typer.Option(help="plausible (from relaxation times), random (any brightness) or mixed.")
     ] = "plausible",
-    seed: Annotated[int, typer.Option(min=0, help="Of the first head; the others follow.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**53, help="Of the first head; the others follow.")] = 0,
     shape: Annotated[str, typer.Option(help="Voxels along left-right, back-front, bottom-top.")] = "176,208,176",
-    spacing: Annotated[float, typer.Option(help="Voxel size, mm.")] = 1.0,
+    spacing: Annotated[float, typer.Option(min=0.1, max=20, help="Voxel size, mm.")] = 1.0,
     stripped: Annotated[float, typer.Option(min=0, max=1, help="Share of heads without skull.")] = 0.7,
     lesions: Annotated[float, typer.Option(min=0, max=1, help="Share of heads with lesions.")] = 0.35,
     scheme: Annotated[str, typer.Option(help="Numbers of the maps: auto, freesurfer, three or tissue.")] = "auto",
@@ -142,4 +142,7 @@ def _parse_shape(text: str) -> tuple[int, int, int]:
     except ValueError as error:
         msg = f"--shape is {text!r}, but three whole numbers were expected, such as 176,208,176."
         raise RequestError(msg) from error
+    if not all(8 <= size <= 2048 for size in (i, j, k)):
+        msg = f"--shape is {text!r}, but each size must be from 8 to 2048 voxels."
+        raise RequestError(msg)
     return i, j, k

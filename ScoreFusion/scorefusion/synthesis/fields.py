@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefusion.transfer import to_device
+
 
 def apply_along(matrices: Sequence[Tensor | None], x: Tensor) -> Tensor:
     """Multiply each axis of `x` `(I, J, K)` by its matrix `(I', I)`, `(J', J)`, `(K', K)`; None leaves the axis.
@@ -42,7 +44,7 @@ def random_field(
     """
     if scale <= 1.0:
         return torch.randn(tuple(shape), generator=generator, device=device)
-    matrices = [_spread_matrix(size, float(scale)).to(device) for size in shape]
+    matrices = [to_device(_spread_matrix(size, float(scale)), device) for size in shape]
     coarse = torch.randn([matrix.shape[1] for matrix in matrices], generator=generator, device=device)
     return apply_along(matrices, coarse)
 

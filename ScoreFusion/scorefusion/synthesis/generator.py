@@ -21,6 +21,7 @@ from scorefusion.synthesis.fields import apply_along, cosine_cut_matrix, gaussia
 from scorefusion.synthesis.labels import FLUIDS, LAST_OF_BRAIN, LabelMap, Tissue
 from scorefusion.synthesis.lesions import Lesions, draw_lesions, no_lesions
 from scorefusion.synthesis.sequences import CONTRASTS, draw_protocol
+from scorefusion.transfer import to_device
 
 Mode = Literal["plausible", "random", "mixed"]
 
@@ -235,7 +236,7 @@ class ContrastGenerator:
         """What a skull-stripping tool would keep: the brain, and fluid in and close upon it."""
         solid = (classes >= 1) & (classes <= LAST_OF_BRAIN) & (classes != FLUIDS[1])
         sigma = 5.0 / self.options.spacing_mm
-        matrices = [gaussian_blur_matrix(n, sigma).to(self.device) for n in self.options.shape]
+        matrices = [to_device(gaussian_blur_matrix(n, sigma), self.device) for n in self.options.shape]
         near = apply_along(matrices, solid.float())
         fluid = (classes == FLUIDS[1]) & (near > float(rng.uniform(0.2, 0.42)))
         # Vessels and membranes between the folds stay in, too.
@@ -300,7 +301,7 @@ class ContrastGenerator:
         table = palette / _bright_level(palette, counts, strength, noise, rng)
         facts: dict[str, Any] = {}
 
-        x = torch.from_numpy(table.reshape(-1).astype(np.float32)).to(self.device)
+        x = to_device(torch.from_numpy(table.reshape(-1).astype(np.float32)), self.device)
         x = x.index_select(0, shades).reshape(options.shape)
         # Rounded, so that few matrices are made and kept.
         sigma = round(float(rng.uniform(*options.sharpness)), 2)
@@ -309,7 +310,7 @@ class ContrastGenerator:
             share = round(float(rng.uniform(0.6, 0.9)), 2)
             matrices = [cosine_cut_matrix(n, share) @ matrix for n, matrix in zip(options.shape, matrices, strict=True)]
             facts["ringing"] = share
-        x = apply_along([matrix.to(self.device) for matrix in matrices], x)
+        x = apply_along([to_device(matrix, self.device) for matrix in matrices], x)
         x = artefacts.shade(x, strength, self._bias_scale(rng), fields, shared_bias)
         coarse = rng.random() < options.coarse_share
         moved = rng.random() < options.ghost_share

@@ -24,6 +24,7 @@ from scorefusion.imaging.intensity_map import BACKGROUND, DARKEST, IntensityMaps
 from scorefusion.synthesis import artefacts
 from scorefusion.training.recipe import Augmentation, Recipe, Scanners
 from scorefusion.training.volumes import TrainingVolume
+from scorefusion.transfer import to_device
 
 if TYPE_CHECKING:
     from scorefusion.synthesis.generator import ContrastGenerator
@@ -44,8 +45,8 @@ class Block:
     Attributes:
         conditions: `(C, I, J, K)` float32 in about [-1, 1]; the first one is the base.
         residual: `(1, I, J, K)` what is sought: gain * (target - base) / 2.
-        weight: of its loss. Error counts relative to what there is to find, as it does in decibels, so that mild and
-            strong acquisitions count alike.
+        weight: `()` of its loss. Error counts relative to what there is to find, as it does in decibels, so that mild
+            and strong acquisitions count alike.
         acquisition: `(6,)` as `fusion.acquisition_vector`; None in translation.
         operator: the scanner drawn; None in translation.
         present: which conditions are there; None = all.
@@ -56,7 +57,7 @@ class Block:
 
     conditions: Tensor
     residual: Tensor
-    weight: float
+    weight: Tensor
     acquisition: Tensor | None = None
     operator: Acquisition | None = None
     present: tuple[bool, ...] | None = None
@@ -136,7 +137,7 @@ class BlockSource:
             block = volume.data[slice(None), window[0], window[1], window[2]]
             if (block[-1] > FOREGROUND).mean() > ENOUGH_FOREGROUND:
                 break
-        image = torch.from_numpy(block.astype(np.float32)).to(self.device)
+        image = to_device(torch.from_numpy(block.astype(np.float32)), self.device)
         for axis, chance in enumerate(self.recipe.data.augmentation.flip if self.augment else ()):
             if rng.random() < chance:
                 image = image.flip(1 + axis)
@@ -145,7 +146,8 @@ class BlockSource:
         full = [want if have > 1 else 1 for want, have in zip(shape, whole, strict=True)]
         if full != size:
             image = SpatialPad(full, method="end", mode="replicate")(image)
-        return _Cut(torch.as_tensor(image).contiguous(), volume.sharp_axes, tuple(start), whole)
+        lacking = tuple(not bool((channel > BACKGROUND).any()) for channel in block[:-1])
+        return _Cut(torch.as_tensor(image).contiguous(), volume.sharp_axes, tuple(start), whole, lacking)
 
     def synthetic_head(self, number: int) -> Tensor:
         """Conditions and target of a head from the generator alone, `(C, I, J, K)` in about [-1, 1]."""
@@ -154,18 +156,22 @@ class BlockSource:
     def _synthetic(self, rng: np.random.Generator) -> _Cut:
         assert self.generator is not None
         images = self.generator.draw(int(rng.integers(2**31))).images
-        if self.recipe.task == "super_resolution":
-            names = [name for name in self.recipe.target.contrasts if name in images]
-            image = images[names[rng.integers(len(names))]][None]
-            return _Cut(image, (0, 1, 2), (0, 0, 0), tuple(image.shape[1:]))
-        known = [next(key for key in c.contrasts if key in images) for c in self.recipe.conditions]
-        target = next(key for key in self.recipe.target.contrasts if key in images)
-        channels = zip((*known, target), self.recipe.medians, strict=True)
-        chosen = [at_median(images[key], median) for key, median in channels]
+        if self.recipe.task == "super_resolution":  # any contrast; what lies beside it is another scan of this head
+            names = [name for name in self.recipe.synthetic_targets if name in images]
+            target = names[rng.integers(len(names))]
+        else:
+            target = next(key for key in self.recipe.target.contrasts if key in images)
+        given = [condition for condition in self.recipe.conditions if not condition.coarse]
+        # None: the head has this condition in no other contrast than the target's, and the target is not given away.
+        seen = [next((key for key in c.contrasts if key in images and key != target), None) for c in given]
+        lacking = tuple(key is None for key in seen)
+        blank = torch.full_like(images[target], -1.0)
+        channels = zip((*seen, target), self.recipe.medians, strict=True)
+        chosen = [blank if key is None else at_median(images[key], median) for key, median in channels]
         if self.recipe.maps_conditions:
             chosen[:-1] = [clear_background(channel) for channel in chosen[:-1]]
         image = torch.stack(chosen)
-        return _Cut(image, (0, 1, 2), (0, 0, 0), tuple(image.shape[1:]))
+        return _Cut(image, (0, 1, 2), (0, 0, 0), tuple(image.shape[1:]), lacking)
 
     def _augment(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         channels = []
@@ -184,15 +190,15 @@ class BlockSource:
         if self.recipe.task == "super_resolution":
             operator = draw_acquisition(self.recipe.data.acquisition, _triple(target.shape[1:]), rng, cut.sharp_axes)
             conditions = torch.cat([self._base(operator, target), conditions])
-        present = self._presence(conditions, rng)
+        present = self._presence(cut, rng)
         base = ModelInputs(conditions[None], present=present, maps=self.maps).base[0]
         residual = 0.5 * gain * (target - base)
-        weight = 1.0
+        weight = torch.ones((), device=residual.device)
         if self.recipe.networks.prediction == "clean":  # noise and v have the same power in every block
-            weight = 1.0 / (float(residual.square().mean()) + 0.02)
+            weight = 1.0 / (residual.square().mean() + 0.02)
         planes = tuple(p for p in self.recipe.planes if min(target.shape[1 + a] for a in p.in_plane_axes) > 1)
         position = cut.position() if self.recipe.networks.position else None
-        known = None if operator is None else acquisition_vector(operator)[0].to(self.device)
+        known = None if operator is None else to_device(acquisition_vector(operator)[0], self.device)
         return Block(conditions, residual, weight, known, operator, present, planes, position, self.maps)
 
     def _base(self, operator: Acquisition, target: Tensor) -> Tensor:
@@ -203,26 +209,30 @@ class BlockSource:
         assert base != "mapped_condition"
         return operator.upsample(measured, base)[0]
 
-    def _presence(self, conditions: Tensor, rng: np.random.Generator) -> tuple[bool, ...] | None:
+    def _presence(self, cut: _Cut, rng: np.random.Generator) -> tuple[bool, ...] | None:
         """Optional conditions are left out at random, and where the person's scan lacks them."""
         optional = [condition.optional for condition in self.recipe.conditions]
         if not any(optional):
             return None
         dropped = [may_lack and rng.random() < DROPPED for may_lack in optional]
-        lacking = [
-            may_lack and not bool((c > BACKGROUND).any()) for may_lack, c in zip(optional, conditions, strict=True)
-        ]
-        return tuple(not (left_out or lacks) for left_out, lacks in zip(dropped, lacking, strict=True))
+        coarse = (False,) * sum(condition.coarse for condition in self.recipe.conditions)
+        lacking = (*coarse, *cut.lacking) if cut.lacking else (False,) * len(optional)
+        return tuple(
+            not (left_out or (may_lack and lacks))
+            for left_out, may_lack, lacks in zip(dropped, optional, lacking, strict=True)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """A piece of a head and where it was: `image` `(C, I, J, K)`, first voxel, voxels of the whole."""
+    """A piece of a head and where it was: `image` `(C, I, J, K)`, first voxel, voxels of the whole, and which of the
+    conditions in `image` show nothing (empty: all show something)."""
 
     image: Tensor
     sharp_axes: tuple[int, ...]
     start: tuple[int, ...]
     whole: tuple[int, ...]
+    lacking: tuple[bool, ...] = ()
 
     def position(self) -> Tensor:
         """`(3, I, J, K)` coordinates in the whole, in [-1, 1]; beyond its edge they stay."""

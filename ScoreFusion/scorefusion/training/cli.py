@@ -64,10 +64,12 @@ def train(
             "scans (there: --set data.datalist=FILE)."
         ),
     ] = None,
-    pack_edge: Annotated[int | None, typer.Option(help="Keep so many voxels an axis of each packed volume.")] = None,
+    pack_edge: Annotated[
+        int | None, typer.Option(min=8, max=4096, help="Keep so many voxels an axis of each packed volume.")
+    ] = None,
     leave_out: Annotated[str, typer.Option(help="Comma-separated persons that are not read.")] = "",
     devices: Annotated[str, typer.Option(help="How many GPUs or processes; auto = all GPUs.")] = "1",
-    nodes: Annotated[int, typer.Option(help="How many machines.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, max=100_000, help="How many machines.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
     list_recipes: Annotated[bool, typer.Option("--list", help="Print the shipped recipes.")] = False,

@@ -44,7 +44,7 @@ def picture(rule: FusionRule, block: Block, schedule: NoiseSchedule) -> np.ndarr
 
     Ten times for super-resolution, three times for translation, where there is more of it.
     """
-    half_gain = 0.5 * rule.rule.residual_gain
+    half_gain = 0.5 * rule.layout.residual_gain
     truth = block.base + block.residual / half_gain
     estimate = block.base + one_step(rule, block, schedule, 0)[0] / half_gain
     enlarged = 3.0 if block.operator is None else 10.0

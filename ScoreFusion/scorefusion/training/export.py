@@ -45,7 +45,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 PRESETS_FROM_NOISE: dict[str, dict[str, Any]] = {
     "fast": {"steps": 10, "solver": "ddim", "samples": 1, "note": "Ten evaluations."},
     "balanced": {"steps": 20, "solver": "ddim", "samples": 1, "note": "Twenty evaluations."},
-    "best": {"steps": 50, "solver": "ddpm", "samples": 1, "note": "Fifty evaluations, the paper's sampler."},
+    "best": {
+        "steps": 50,
+        "solver": "ddpm",
+        "samples": 1,
+        "note": "Fifty evaluations, ancestral as in the paper; our spacing of the levels.",
+    },
 }
 UNCERTAINTY = {"steps": 4, "samples": 4, "solver": "ddim", "eta": 1.0}
 DOMAIN = {"modality": "MR", "anatomy": "human brain, with or without skull", "extent_mm": [90.0, 300.0]}
@@ -147,7 +152,7 @@ def _networks(recipe: Recipe, rule: FusionRule) -> tuple[dict[str, Any], dict[st
 
 
 def _inputs(rule: FusionRule) -> dict[str, Any]:
-    inputs = rule.rule
+    inputs = rule.layout
     return {
         "position": inputs.position,
         "foreground": inputs.foreground,

@@ -54,33 +54,33 @@ def gram_matrix(
     if block.operator is not None:
         images = images - block.operator.pseudo_inverse(block.operator.forward(images))
     window = inside(images, stage.margin)
-    truth = block.base[None] + (2.0 / ensemble.rule.residual_gain) * block.residual[None]
+    truth = block.base[None] + (2.0 / ensemble.layout.residual_gain) * block.residual[None]
     inner = images[window].flatten(1)[:, (truth[window] > FOREGROUND).flatten()]
     if inner.shape[1] == 0:
         return None
-    context = ensemble.rule.volume_vector(block.inputs)
+    context = ensemble.layout.volume_vector(block.inputs)
     known = torch.zeros(0) if context is None else context[0].cpu()
     return (inner @ inner.T / inner.shape[1]).cpu(), noisy.alpha_bar.cpu(), known
 
 
-def fit_prior(
-    prior: AcquisitionGate, grams: GramMatrices, ridge: float = 0.01, shrinkage: float = 1.0
+def fit_gate(
+    gate: AcquisitionGate, grams: GramMatrices, ridge: float = 0.01, shrinkage: float = 1.0
 ) -> tuple[float, float]:
-    """Fit the prior by weighted least squares, each block counting by what there is to find in it.
+    """Fit the gate by weighted least squares, each block counting by what there is to find in it.
 
     Args:
-        prior: receives the weights.
+        gate: receives the weights.
         grams: of training blocks.
         ridge: pull towards the plane average, relative to the mean curvature.
         shrinkage: share of the fitted weights that is kept; chosen on validation volumes.
 
     Returns:
-        Error over the plane average's error: of the prior that is left in the module, on all blocks; and of one fitted
+        Error over the plane average's error: of the gate that is left in the module, on all blocks; and of one fitted
         to three quarters, on the rest.
     """
     products = grams.products.double()
     weight = (1.0 / (products[:, -1, -1] + 0.02)).double()
-    features = prior.features(grams.alpha_bar, grams.contexts).double()
+    features = gate.features(grams.alpha_bar, grams.contexts).double()
     held_out = torch.arange(len(products)) % 4 == 0
     errors = _errors(products, features, weight)
     ratios: list[float] = []
@@ -89,12 +89,12 @@ def fit_prior(
         judged = held_out if not ratios else part
         ratios.append(float(errors(head)[judged].mean() / errors(torch.zeros_like(head))[judged].mean()))
     with torch.no_grad():
-        prior.head.weight.copy_(head)
+        gate.head.weight.copy_(head)
     return ratios[1], ratios[0]
 
 
 def _mixing(members: int) -> Tensor:
-    """`(P, P)`: the prior's values (P - 1 free weights, gain) to the deviations of the plane weights."""
+    """`(P, P)`: the gate's values (P - 1 free weights, gain) to the deviations of the plane weights."""
     free = torch.cat([torch.eye(members - 1), -torch.ones(1, members - 1)])
     return torch.cat([free, torch.full((members, 1), 1.0 / members)], dim=1).double()
 

@@ -25,6 +25,7 @@ from scorefusion.fusion.tiling import at
 from scorefusion.networks.unet import UNet
 from scorefusion.training.blocks import Block
 from scorefusion.training.recipe import Stage
+from scorefusion.transfer import to_device
 
 
 def draw_timesteps(count: int, schedule: NoiseSchedule, pure_noise_share: float, generator: torch.Generator) -> Tensor:
@@ -48,9 +49,8 @@ def add_noise(
 ) -> NoisySample:
     """Noise `residual` `(B, 1, ...)` at random levels, drawn on the CPU whatever the device."""
     t = draw_timesteps(residual.shape[0], schedule, pure_noise_share, generator)
-    noise = torch.randn(residual.shape, generator=generator).to(residual)
-    alpha_bar = torch.from_numpy(schedule.alpha_bar[t.numpy()]).float().to(residual.device)
-    t = t.to(residual.device)
+    noise = to_device(torch.randn(residual.shape, generator=generator), residual.device, residual.dtype)
+    alpha_bar = to_device(torch.from_numpy(schedule.alpha_bar[t.numpy()]), residual.device, torch.float32)
     return NoisySample(schedule.add_noise(residual, noise, t), schedule.from_x0_noise(residual, noise, t), alpha_bar)
 
 
@@ -72,7 +72,7 @@ class PlaneLoss(nn.Module):
         patches: dict[tuple[int, tuple[int, ...]], list[_Patch]] = {}
         for block in batch:
             available = set(block.inputs.available)
-            enough = any if self.ensemble.rule.presence_context else all
+            enough = any if self.ensemble.layout.presence_context else all
             for member in self.ensemble.members:
                 if member.plane in block.planes and enough(index in available for index in member.conditions):
                     for patch in self._patches(block, member, generator):
@@ -84,7 +84,7 @@ class PlaneLoss(nn.Module):
 
     def _patches(self, block: Block, member: Member, generator: torch.Generator) -> list[_Patch]:
         axis = 1 + member.plane.axis
-        shift = own_base_shift(block.inputs, member, self.ensemble.rule.residual_gain)
+        shift = own_base_shift(block.inputs, member, self.ensemble.layout.residual_gain)
         found = []
         for index in torch.randint(0, block.residual.shape[axis], (self.stage.slices,), generator=generator).tolist():
             residual = block.residual.narrow(axis, index, 1)
@@ -96,7 +96,7 @@ class PlaneLoss(nn.Module):
                     _slab(self.ensemble, noisy.x_t, block, member, index),
                     noisy.wanted.squeeze(1 + axis),
                     noisy.alpha_bar,
-                    self.ensemble.rule.plane_vector(block.inputs, member.plane, 1),
+                    self.ensemble.layout.plane_vector(block.inputs, member.plane, 1),
                     block.weight,
                 )
             )
@@ -111,7 +111,7 @@ class PlaneLoss(nn.Module):
             prediction, _ = network(slabs, levels, torch.cat(contexts) if contexts else None)
         difference = prediction.float() - torch.cat([patch.wanted for patch in patches])
         errors = torch.stack([_error(patch, self.stage.l1) for patch in difference])
-        return errors * torch.tensor([patch.weight for patch in patches], device=errors.device)
+        return errors * torch.stack([patch.weight for patch in patches])
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,18 +120,18 @@ class _Patch:
     wanted: Tensor  # (1, 1, H, W)
     alpha_bar: Tensor  # (1,)
     context: Tensor | None  # (1, plane_context_size)
-    weight: float
+    weight: Tensor  # ()
 
 
 def _slab(ensemble: PlaneEnsemble, x_t: Tensor, block: Block, member: Member, index: int) -> Tensor:
     """The input of one patch, through the very function that inference uses, on the few slices that it needs."""
-    radius, axis = ensemble.rule.slab_radius, 1 + member.plane.axis
+    radius, axis = ensemble.layout.slab_radius, 1 + member.plane.axis
     size = block.residual.shape[axis]
-    wanted = torch.arange(index - radius, index + radius + 1).clamp(0, size - 1).to(block.conditions.device)
+    wanted = torch.arange(index - radius, index + radius + 1, device=block.conditions.device).clamp(0, size - 1)
     position = None if block.position is None else block.position.index_select(axis, wanted)[None]
     inputs = ModelInputs(block.conditions.index_select(axis, wanted)[None], None, block.present, position)
     noisy = x_t.expand(*(2 * radius + 1 if a == axis + 1 else -1 for a in range(5)))
-    return ensemble.rule.slab(noisy, inputs, member.conditions, member.plane, radius, radius + 1)
+    return ensemble.layout.slab(noisy, inputs, member.conditions, member.plane, radius, radius + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +190,8 @@ class FusionLoss(nn.Module):
 class JointLoss(nn.Module):
     """Crops through a whole fusion rule, plane networks and fusion network learning together.
 
-    Ours, beyond the paper, which keeps the plane networks frozen: here each plane learns what its voice is worth in the
-    fused answer, where alone it learns to be right alone.
+    Ours, beyond the paper, which keeps the plane networks frozen: here each plane learns what its prediction is worth
+    in the fused answer, where alone it learns to be right alone.
     """
 
     def __init__(self, rule: ScoreFusion, schedule: NoiseSchedule, stage: Stage) -> None:

@@ -48,37 +48,41 @@ def plane_entries(recipe: Recipe) -> list[PlaneEntry]:
 
 def make_ensemble(recipe: Recipe) -> PlaneEnsemble:
     """Fresh plane networks."""
-    rule = recipe.input_rule
+    layout = recipe.input_layout
     networks: list[UNet] = []
     members: list[Member] = []
     planes = {plane.value: plane for plane in recipe.planes}
     for number, entry in enumerate(plane_entries(recipe)):
-        channels = rule.plane_channels(len(entry.conditions))
-        config = plane_config(recipe.networks.size, channels, rule.plane_context_size)
+        channels = layout.plane_channels(len(entry.conditions))
+        config = plane_config(recipe.networks.size, channels, layout.plane_context_size)
         networks.append(UNet(_changed(config, recipe.networks.plane, "plane")))
         members.extend(Member(number, planes[name], entry.conditions) for name in entry.planes)
-    return PlaneEnsemble(networks, members, rule)
+    return PlaneEnsemble(networks, members, layout)
 
 
 def make_fusion(recipe: Recipe, ensemble: PlaneEnsemble) -> ScoreFusion:
     """A fresh fusion network over an ensemble: at first the plane average."""
-    rule, count = recipe.input_rule, len(ensemble.members)
+    layout, count = recipe.input_layout, len(ensemble.members)
     config = fusion_config(
-        recipe.networks.size, rule.volume_channels(len(recipe.conditions), count), count, rule.volume_context_size
+        recipe.networks.size, layout.volume_channels(len(recipe.conditions), count), count, layout.volume_context_size
     )
     config = _changed(config, recipe.networks.fusion, "fusion")
-    network, alignment = make_volume_network(config, ensemble, with_features=recipe.networks.features)
-    prior = AcquisitionGate(count, rule.volume_context_size) if recipe.networks.prior else None
-    return ScoreFusion(ensemble, network, alignment, prior)
+    try:
+        network, alignment = make_volume_network(config, ensemble, with_features=recipe.networks.features)
+    except ValueError as error:
+        msg = f"networks.features: {error}. Change the stem or the levels of one of them, or set 'features: false'"
+        raise RequestError(msg) from error
+    gate = AcquisitionGate(count, layout.volume_context_size) if recipe.networks.prior else None
+    return ScoreFusion(ensemble, network, alignment, gate)
 
 
 def make_volume(recipe: Recipe) -> VolumeOnly:
     """A fresh 3D network alone."""
-    rule = recipe.input_rule
+    layout = recipe.input_layout
     config = fusion_config(
-        recipe.networks.size, rule.volume_channels(len(recipe.conditions), 0), 1, rule.volume_context_size
+        recipe.networks.size, layout.volume_channels(len(recipe.conditions), 0), 1, layout.volume_context_size
     )
-    return VolumeOnly(UNet(_changed(config, recipe.networks.volume, "volume")), rule, recipe.networks.kind)
+    return VolumeOnly(UNet(_changed(config, recipe.networks.volume, "volume")), layout, recipe.networks.kind)
 
 
 def _changed(config: UNetConfig, changes: Mapping[str, Any], which: str) -> UNetConfig:
@@ -88,7 +92,11 @@ def _changed(config: UNetConfig, changes: Mapping[str, Any], which: str) -> UNet
         known = ", ".join(sorted(set(config.to_dict()) - fixed))
         msg = f"networks.{which}: {', '.join(unknown)} cannot be set; keys are {known}"
         raise RequestError(msg)
-    return replace(config, **changes)
+    try:
+        return replace(config, **changes)
+    except (TypeError, ValueError) as error:
+        msg = f"networks.{which}: {error}"
+        raise RequestError(msg) from error
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class Networks(_Part):
         shared: one plane network serves all planes, told which one it looks at; else one each.
         per_condition: an ensemble for each condition, fused (the paper's second way to several conditions).
         features: inject the plane networks' features into the fusion network.
-        prior: weights by acquisition under the fusion network.
+        prior: a gate under the fusion network: weights and a gain by acquisition (see `fusion.gate.STORED_NAME`).
         kind: what a 3D network alone does (stage `volume`): "diffusion", or "regression" without noise.
         base: what the residual is added to: of a super-resolution model the coarse scan on the fine grid, by this
             method; of a translation model its first condition, or that one "mapped" by the mean brightness that the
@@ -308,6 +308,12 @@ class Recipe(_Part):
         if "prior" in self.stages and not self.networks.prior:
             msg = "networks.prior: must be true for a stage 'prior'"
             raise ValueError(msg)
+        if self.networks.prior and self.networks.prediction != "clean":
+            msg = (
+                "networks.prior: the gain of weights by acquisition is one of the clean residual; "
+                f"set 'prediction: clean' or 'prior: false' (prediction is '{self.networks.prediction}')"
+            )
+            raise ValueError(msg)
         if self.data.datalist == "none" and self.data.synthetic is None:
             msg = "data: with 'datalist: none' there must be a 'synthetic' section"
             raise ValueError(msg)
@@ -350,6 +356,16 @@ class Recipe(_Part):
         return (*(condition.median for condition in self.conditions if not condition.coarse), self.target.median)
 
     @property
+    def synthetic_targets(self) -> tuple[str, ...]:
+        """Contrasts of synthetic heads that can be sought: every condition that must be there has another one."""
+        beside = [condition for condition in self.conditions if not (condition.coarse or condition.optional)]
+        return tuple(
+            name
+            for name in self.target.contrasts
+            if all(any(other != name for other in condition.contrasts) for condition in beside)
+        )
+
+    @property
     def maps_conditions(self) -> bool:
         """Whether networks start from what the brightness of the conditions says of the target."""
         return self.networks.base == "mapped_condition"
@@ -362,7 +378,7 @@ class Recipe(_Part):
         return (self.warm_start,) if isinstance(self.warm_start, str) else self.warm_start
 
     @property
-    def input_rule(self) -> InputLayout:
+    def input_layout(self) -> InputLayout:
         """What the networks are shown."""
         optional = sum(condition.optional for condition in self.conditions) and not self.networks.per_condition
         return InputLayout(

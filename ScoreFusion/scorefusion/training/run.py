@@ -23,14 +23,15 @@ from scorefusion.bundle.store import find_bundle
 from scorefusion.datasets.case import Case
 from scorefusion.errors import RequestError
 from scorefusion.fusion.ensemble import PlaneEnsemble
+from scorefusion.fusion.gate import STORED_NAME
 from scorefusion.fusion.rules import FusionRule, PlaneAverage, ScoreFusion, VolumeOnly
 from scorefusion.imaging.intensity_map import IntensityMaps
 from scorefusion.progress import Reporter
-from scorefusion.run.devices import pick_precision
+from scorefusion.run.devices import pick_precision, settle_threads
 from scorefusion.training.blocks import Block, BlockSource, Pool
 from scorefusion.training.examine import gain_over_base, picture, save_picture
 from scorefusion.training.export import export_bundle
-from scorefusion.training.gate import GramMatrices, fit_prior, gram_matrix
+from scorefusion.training.gate import GramMatrices, fit_gate, gram_matrix
 from scorefusion.training.losses import Crop, FusionLoss, JointLoss, PlaneLoss, VolumeLoss
 from scorefusion.training.maps import find_maps
 from scorefusion.training.networks import make_ensemble, make_fusion, make_volume, warm_start, warm_start_conditions
@@ -66,6 +67,9 @@ class Run:
     def run(self, only: Sequence[str] = ()) -> Bundle | None:
         """All stages (or those named), then the bundle; None in processes other than the first."""
         self._keep_recipe()
+        if self.fabric.is_global_zero:
+            _ = self.maps  # one process fits and writes them, the others read
+        self.fabric.barrier()
         for name, stage in self.recipe.stages.items():
             if not only or name in only:
                 _STAGES[name](self, name, stage)
@@ -114,7 +118,13 @@ class Run:
         volumes = self.validation_volumes or self.volumes
         edge = min(VALIDATION_EDGE, *self.recipe.data.block)
         source = BlockSource(
-            self.recipe, volumes, (edge,) * 3, self._generator((edge,) * 3), augment=False, maps=self.maps
+            self.recipe,
+            volumes,
+            (edge,) * 3,
+            self._generator((edge,) * 3),
+            augment=False,
+            device=self.fabric.device,
+            maps=self.maps,
         )
         return [source.draw(number, VALIDATION_STREAM) for number in range(VALIDATION_BLOCKS)]
 
@@ -201,9 +211,9 @@ class Run:
         if not any(trained):
             self._warm(rule)
             _load_under(rule.ensemble, self.folder / "planes", "ensemble.")  # newer than the warm start's
-        path = self.folder / "prior" / "prior.safetensors"
-        if rule.prior is not None and path.exists():
-            rule.prior.load_state_dict(load_file(path))
+        path = self.folder / STORED_NAME / f"{STORED_NAME}.safetensors"
+        if rule.gate is not None and path.exists():
+            rule.gate.load_state_dict(load_file(path))
         return rule.to(self.fabric.device)
 
     def volume_rule(self) -> VolumeOnly:
@@ -237,9 +247,9 @@ class Run:
         loss = PlaneLoss(ensemble, self.recipe.noise_schedule, stage)
         self.train(name, stage, loss, PlaneAverage(ensemble), source.draw)
 
-    def prior(self, name: str, stage: Stage) -> None:
+    def gate(self, name: str, stage: Stage) -> None:
         """Stage 2a: weights by acquisition. Closed form, so the first process does it alone."""
-        path = self.folder / name / "prior.safetensors"
+        path = self.folder / name / f"{name}.safetensors"
         if path.exists() or not self.fabric.is_global_zero:
             self.fabric.barrier()
             return
@@ -251,17 +261,17 @@ class Run:
             parts.extend([] if part is None else [part])
             self.reporter.progress(name, number + 1, stage.blocks_to_fit)
         rule = make_fusion(self.recipe, ensemble)
-        assert rule.prior is not None
-        fitted, held_out = fit_prior(rule.prior, GramMatrices.stack(parts), shrinkage=stage.shrinkage)
-        self.reporter.log(f"prior: error over the plane average's {fitted:.4f}; on held-out blocks {held_out:.4f}")
+        assert rule.gate is not None
+        fitted, held_out = fit_gate(rule.gate, GramMatrices.stack(parts), shrinkage=stage.shrinkage)
+        self.reporter.log(f"gate: error over the plane average's {fitted:.4f}; on held-out blocks {held_out:.4f}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(rule.prior.state_dict(), path)
+        save_file(rule.gate.state_dict(), path)
         self.fabric.barrier()
 
     def fusion(self, name: str, stage: Stage) -> None:
         """Stage 2: the fusion network, on crops or (name `volumes`) on whole volumes; the plane networks are frozen."""
         rule = self.rule()
-        frozen = [rule.ensemble, *([] if rule.prior is None else [rule.prior])]
+        frozen = [rule.ensemble, *([] if rule.gate is None else [rule.gate])]
         for module in frozen:
             module.eval().requires_grad_(False)
         rule.network.checkpointing = stage.checkpointing
@@ -278,8 +288,8 @@ class Run:
     def joint(self, name: str, stage: Stage) -> None:
         """Stage 3: plane networks and fusion network together, on crops."""
         rule = self.rule()
-        if rule.prior is not None:
-            rule.prior.requires_grad_(False)
+        if rule.gate is not None:
+            rule.gate.requires_grad_(False)
         rule.ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         source = self.source(name, stage)
         self.train(name, stage, JointLoss(rule, self.recipe.noise_schedule, stage), rule, source.draw)
@@ -298,7 +308,7 @@ class Run:
         rule: FusionRule
         if "volume" in self.recipe.stages:
             rule = self.volume_rule()
-        elif {"prior", *FUSED} & set(self.recipe.stages):
+        elif {STORED_NAME, *FUSED} & set(self.recipe.stages):
             rule = self.rule()
         else:
             rule = PlaneAverage(self.ensemble())
@@ -326,15 +336,18 @@ class Run:
                     "and --warm-start to take its weights over"
                 )
                 raise RequestError(msg)
+        self.fabric.barrier()  # every process has read what is there, and goes on or stops like the others
         if self.fabric.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.recipe.to_yaml(), encoding="utf-8")
+            partial = path.with_suffix(".partial")
+            partial.write_text(self.recipe.to_yaml(), encoding="utf-8")
+            partial.replace(path)
         self.fabric.barrier()
 
 
 _STAGES: dict[str, Callable[[Run, str, Stage], None]] = {
     "planes": Run.planes,
-    "prior": Run.prior,
+    STORED_NAME: Run.gate,
     "fusion": Run.fusion,
     "volumes": Run.fusion,
     "joint": Run.joint,
@@ -343,9 +356,14 @@ _STAGES: dict[str, Callable[[Run, str, Stage], None]] = {
 
 
 def make_fabric(accelerator: str = "auto", devices: str = "1", nodes: int = 1, strategy: str = "auto") -> Fabric:
-    """Devices and processes. Under `torchrun` or SLURM, `devices` and `nodes` must say the same as they do."""
+    """Devices, processes and threads. Under `torchrun` or SLURM, `devices` and `nodes` must say the same as they do."""
+    settle_threads()
     count: int | str = int(devices) if devices.isdigit() else devices
-    # Precision is lowered in one place only, `ensemble.lowered_precision`: Fabric stays in float32.
+    several = count != 1 and not (count == "auto" and torch.cuda.device_count() < 2)
+    if strategy == "ddp" or several or nodes > 1:
+        # A missing optional condition leaves the networks that look at it alone out of a step.
+        strategy = "ddp_find_unused_parameters_true"
+    # Precision is lowered in one place only, `networks.precision`: Fabric stays in float32.
     return Fabric(accelerator=accelerator, devices=count, num_nodes=nodes, strategy=strategy, precision="32-true")
 
 

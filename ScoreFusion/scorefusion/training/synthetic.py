@@ -26,6 +26,8 @@ def make_generator(
     synthetic = recipe.data.synthetic
     assert synthetic is not None
     options: dict[str, Any] = {"mode": synthetic.mode, "contrasts": _contrasts(recipe), "shape": shape}
+    if recipe.task == "super_resolution":
+        options["coarse_share"] = 0.0  # what is sought, and what is given beside it, is sharp
     try:
         chosen = GeneratorOptions(**(options | synthetic.options))
     except TypeError as error:
@@ -42,10 +44,19 @@ def load_label_maps(recipe: Recipe, near: Path | None = None) -> list[LabelMap]:
 
 
 def _contrasts(recipe: Recipe) -> tuple[str, ...]:
-    """What must be drawn: every condition's first contrast and the target's; all of them for super-resolution."""
+    """What must be drawn: every condition's first contrast and the target's; for super-resolution all of them."""
     known = ("t1", "t2", "flair", "pd")
     if recipe.task == "super_resolution":
-        return tuple(name for name in recipe.target.contrasts if name in known)
+        sought = [name for name in recipe.synthetic_targets if name in known]
+        if not sought:
+            msg = (
+                f"data.synthetic: of the target's contrasts {', '.join(recipe.target.contrasts)} the generator knows "
+                f"{', '.join(known)}, and each condition needs another contrast beside it; give conditions other "
+                "contrasts than the target's, or 'optional: true'"
+            )
+            raise RequestError(msg)
+        beside = [name for c in recipe.conditions if not c.coarse for name in c.contrasts if name in known]
+        return tuple(dict.fromkeys((*sought, *beside)))
     parts = [*(condition.contrasts for condition in recipe.conditions), recipe.target.contrasts]
     wanted = []
     for contrasts in parts:

@@ -28,6 +28,7 @@ from scorefusion.training.recipe import Stage
 #: A sample of a step: `feed(step, stream)`; a loss takes it with a generator of its own.
 Feed = Callable[[int, int], Any]
 LOG_EVERY = 50
+CLOCK_EVERY = 10  # steps between two looks at the common clock, where there are several processes
 FLOOR = 0.02  # of the peak learning rate, at the end
 SMOOTHING = 0.02  # of the running loss
 
@@ -77,7 +78,8 @@ class Trainer:
         )
         self.loss, self.optimizer = fabric.setup(loss, optimizer)
         self.average = [parameter.detach().clone() for parameter in self.parameters]
-        self.step, self.seconds, self.running = 0, 0.0, math.nan
+        self.step, self.seconds = 0, 0.0
+        self.running: Tensor | None = None  # mean loss of late, where it was computed: to read it is to wait for it
         self.updating = False  # weights, average and step count do not belong together
         self.writer: Any = None
 
@@ -99,23 +101,22 @@ class Trainer:
         try:
             while not self.finished:
                 self.take_step(feed)
-                now = time.monotonic()
-                self.seconds = float(self.fabric.broadcast(self.seconds + now - last))
-                if self.step % LOG_EVERY == 0:
-                    self.log({"loss": self.running, "learning_rate": self.learning_rate()})
-                due = [
-                    now - saved > 60 * self.stage.checkpoint_minutes,
-                    now - examined > 60 * self.stage.picture_minutes,
-                ]
-                save, look = self.fabric.broadcast(due)
-                if save:
-                    self.save()
-                    saved = now
-                if look:
-                    self.look()
-                    examined = time.monotonic()
+                if self.fabric.world_size == 1 or self.step % CLOCK_EVERY == 0:
+                    now = time.monotonic()
+                    save_due = now - saved > 60 * self.stage.checkpoint_minutes
+                    look_due = now - examined > 60 * self.stage.picture_minutes
+                    said = self.fabric.broadcast((self.seconds + now - last, save_due, look_due))
+                    self.seconds, save, look = said  # one clock for all processes
+                    if self.step % LOG_EVERY == 0:
+                        self.log({"loss": self.mean_loss(), "learning_rate": self.learning_rate()})
+                    if save:
+                        self.save()
+                        saved = now
+                    if look:
+                        self.look()
+                        examined = time.monotonic()
+                    last = time.monotonic()
                 self.reporter.progress(self.name, *self.progress())
-                last = time.monotonic()
         except Cancelled as stopped:
             if not self.updating:
                 self.save()
@@ -156,7 +157,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         accumulate = self.stage.accumulate
-        total = 0.0
+        total: Tensor | None = None
         for part in range(accumulate):
             stream = self.fabric.global_rank * accumulate + part
             generator = generator_for(self.seed, self.step, stream, 2)
@@ -165,14 +166,9 @@ class Trainer:
             with _seeded(generator), self.fabric.no_backward_sync(self.loss, enabled=part + 1 < accumulate):
                 loss = self.loss(sample, generator)
                 self.fabric.backward(loss / accumulate)
-            total += float(loss.detach()) / accumulate
-        if not math.isfinite(total):
-            self.optimizer.zero_grad(set_to_none=True)
-            msg = (
-                f"stage {self.name}: the loss is {total} at step {self.step}. The last checkpoint is kept in "
-                f"{self.folder}; lower stages.{self.name}.learning_rate and start the same command again"
-            )
-            raise TrainingError(msg)
+            part_loss = loss.detach() / accumulate
+            total = part_loss if total is None else total + part_loss
+        assert total is not None
         self.fabric.clip_gradients(self.loss, self.optimizer, max_norm=self.stage.clip, error_if_nonfinite=False)
         self.updating = True
         self.optimizer.step()
@@ -181,8 +177,27 @@ class Trainer:
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1.0 - decay)
         self.step += 1
         self.updating = False
-        first = math.isnan(self.running)
-        self.running = total if first else self.running + SMOOTHING * (total - self.running)
+        self.running = total if self.running is None else self.running + SMOOTHING * (total - self.running)
+
+    def mean_loss(self) -> float:
+        """The running mean over all processes, which must all ask; waits for the device.
+
+        Raises:
+            TrainingError: a loss since the last look was no number (the mean then never is one again).
+        """
+        value = math.nan
+        if self.running is not None:
+            mean = self.fabric.all_reduce(self.running.clone())
+            assert isinstance(mean, Tensor)
+            value = float(mean)
+        if not math.isfinite(value):
+            msg = (
+                f"stage {self.name}: the loss was no number in one of the last steps before step {self.step}. The "
+                f"last checkpoint is kept in {self.folder}; lower stages.{self.name}.learning_rate and start the same "
+                "command again"
+            )
+            raise TrainingError(msg)
+        return value
 
     # -- what is written
 
@@ -224,14 +239,18 @@ class Trainer:
             self.loss.train(training)
 
     def save(self) -> None:
-        """`state.ckpt` and `average.safetensors`, each in one move."""
+        """`state.ckpt` and `average.safetensors`, each in one move.
+
+        Raises:
+            TrainingError: there is nothing worth keeping, see `mean_loss`.
+        """
         state = {
             "weights": self.parameters,
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            "running": self.running,
+            "running": math.nan if self.running is None else self.mean_loss(),
         }
         if self.fabric.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -249,7 +268,7 @@ class Trainer:
         path = self.folder / "state.ckpt"
         if not path.exists():
             return False
-        state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)  # each part goes to the device of its like
         shapes = [tuple(value.shape) for value in state["weights"]]
         if shapes != [tuple(parameter.shape) for parameter in self.parameters]:
             msg = (
@@ -260,7 +279,9 @@ class Trainer:
         _copy(state["weights"], self.parameters)
         _copy(state["average"], self.average)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        running = state["running"]
+        self.running = None if math.isnan(running) else torch.tensor(running, device=self.fabric.device)
         if self.fabric.is_global_zero:
             _forget_after(self.folder / "log.csv", self.step)
         self.reporter.log(f"{self.name}: resumed at step {self.step}, {self.seconds:.0f} s of training")
