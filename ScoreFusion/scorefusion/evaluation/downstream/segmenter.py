@@ -219,8 +219,9 @@ def _classes(
         got = tuple(network(torch.zeros(1, 1, *window, device=device)).shape)
     _check(len(got) == 5 and got[2:] == window, f"the network gives {got}; expected (1, classes, *{window})")
     channels = int(got[1])
-    outputs = metadata.get("network_data_format", {}).get("outputs", {})
-    named = (outputs.get("pred") or next(iter(outputs.values()), {})).get("channel_def") or {}
+    outputs: Any = metadata.get("network_data_format", {}).get("outputs", {})
+    prediction: Any = outputs.get("pred") or next(iter(outputs.values()), {})
+    named = prediction.get("channel_def") or {}
     _check(len(named) in (0, channels), f"metadata.json names {len(named)} output channels, the network has {channels}")
     names = [standard_name(str(named.get(str(number), f"class {number}"))) for number in range(channels)]
     exclusive = channels > 1 and (not named or names[0].casefold() in ("background", "bg"))
