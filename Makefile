@@ -27,11 +27,18 @@ demo: $(DONE)/demo
 	@$(BIN)/python -m scorefusion.evaluation.demo --output $(OUTPUT) $(DEMO_OPTIONS)
 	@echo "The pictures are in $(CURDIR)/$(OUTPUT)"
 
+# A file of tests is one core's work. The module's tests run in processes of their own, as the module does.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+ENGINE := Testing/engine Testing/corpus
+MODULE := Testing/host Testing/host_module Testing/in_slicer Testing/mrml
+
 test: lint $(DONE)/system
-	@$(BIN)/python -m pytest -m ""
+	@$(PYTEST) -m "" $(ENGINE)
+	@$(PYTEST) -m "" $(MODULE)
 
 test-fast: lint $(DONE)/system
-	@$(BIN)/python -m pytest
+	@$(PYTEST) $(ENGINE)
+	@$(PYTEST) $(MODULE)
 
 lint: $(DONE)/test
 	@$(BIN)/ruff check .

@@ -123,9 +123,9 @@ class TestPrograms:
         ("arguments", "words"),
         [
             (["list", "gone"], "is no folder"),
-            (["split", "gone.json"], "cannot be read"),
-            (["check", "gone.json"], "cannot be read"),
-            (["register", "gone.json", "--reference", "t1"], "cannot be read"),
+            (["split", "gone.json"], "does not exist"),
+            (["check", "gone.json"], "does not exist"),
+            (["register", "gone.json", "--reference", "t1"], "does not exist"),
         ],
     )
     def test_mistakes_are_told_in_one_event(self, arguments: list[str], words: str) -> None:

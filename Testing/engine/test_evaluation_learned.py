@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tiny_models import tiny_ensemble, tiny_fusion, tiny_volume, write_tiny_bundle
 
-from scorefusion import pipeline
 from scorefusion.bundle.folder import Bundle
 from scorefusion.bundle.load import load_model
 from scorefusion.datasets.case import Case
@@ -26,6 +25,7 @@ from scorefusion.fusion.rules import PlaneAverage
 from scorefusion.imaging.files import write_volume
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Reporter
+from scorefusion.run import pieces
 
 INPUTS = InputLayout(slab_radius=1, plane_context=True, residual_gain=4.0, prediction="clean")
 
@@ -142,6 +142,13 @@ class TestMemory:
     ) -> None:
         """The same choice as for users: with little memory the 3D network sees tiles, and the run reports it."""
         subject, seen = _subject(tmp_path), []
+
+        def little_memory(*_: Any, overlap: int, **__: Any) -> tuple[int, int, int]:
+            if overlap > 20:  # with all that counts around it, a tile of this small head would be the whole
+                msg = "none fits"
+                raise OutOfMemory(msg)
+            return 8, 8, 8
+
         heard = Reporter()
         how = Settings(["fast"], device="cpu")
         (method,) = (m for m in learned_methods([str(fused.folder)], how, heard) if m.key == "fusion+proj@fast")
@@ -151,7 +158,7 @@ class TestMemory:
         assert len(seen) == 1
         assert min(seen[0]) >= min(subject.shape)  # padded to what the network halves
         assert heard.warnings == []
-        monkeypatch.setattr(pipeline, "plan_tile", lambda *_, **__: (8, 8, 8))
+        monkeypatch.setattr(pieces, "plan_tile", little_memory)
         seen.clear()
         assert method.make(subject).data.shape == whole.shape
         assert len(seen) > 8
@@ -167,5 +174,5 @@ class TestMemory:
             raise MemoryError
 
         method.modules[-1].register_forward_pre_hook(full)
-        with pytest.raises(OutOfMemory, match="cpu ran out of memory. Close other programs"):
+        with pytest.raises(OutOfMemory, match="cpu ran out of memory, in smaller pieces, too. Close other programs"):
             method.make(subject)

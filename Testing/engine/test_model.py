@@ -87,7 +87,7 @@ class TestChoosing:
         model = load_model(bundle)
         assert model.planes == (Plane.SAGITTAL, Plane.CORONAL)
         for name in ("axial", "average:axial+coronal"):
-            with pytest.raises(RequestError, match="rule 'axial': its plane networks look along sagittal, coronal"):
+            with pytest.raises(RequestError, match="': its plane networks look along sagittal, coronal"):
                 model.choose_rule(name)
 
     @pytest.mark.parametrize("name", ["median", "plane", "axial:coronal", "", "average:"])

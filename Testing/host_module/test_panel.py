@@ -156,11 +156,12 @@ class TestApplyButton:
         assert reason in widget.ui.applyButton.toolTip
 
     def test_it_is_off_without_any_model(
-        self, host: Any, fake_worker: Any, models_folder: Path, monkeypatch: Any
+        self, host: Any, fake_worker: Any, models_folder: Path, monkeypatch: Any, tmp_path: Path
     ) -> None:
         from scorefusion.bundle import store
 
-        monkeypatch.setattr(store, "bundle_folders", lambda: [])
+        monkeypatch.setattr(store, "shipped_folders", lambda: [])
+        monkeypatch.setattr(store, "user_models_folder", lambda: tmp_path / "none")
         widget = host.open(host.load_module(MODULE))
         assert "There is no model" in widget.ui.applyButton.toolTip
 

@@ -1,4 +1,4 @@
-"""How many numbers live at once while a network works, counted while it works on a small image."""
+"""How many numbers live at once while a network works, counted on a twin without weights or memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def live_numbers(network: UNet, features: bool = False) -> float:
     """Numbers that a network's activations hold at once at most, for each pixel or voxel of the image.
 
     Args:
-        network: in evaluation mode, anywhere.
+        network: anywhere; it is not run.
         features: whether its decoder's features are handed out, and so live to the end.
 
     Returns:
@@ -29,11 +29,13 @@ def live_numbers(network: UNet, features: bool = False) -> float:
     config = network.config
     if (config, features) not in _counted:
         edge = -(-_EDGES[config.spatial_dims] // config.cells[-1]) * config.cells[-1]
-        device = next(network.parameters()).device
-        x = torch.zeros(1, config.in_channels, *(edge,) * config.spatial_dims, device=device)
-        context = torch.zeros(1, config.context_size, device=device) if config.context_size else None
-        with torch.inference_mode(), _Live() as live:
-            network(x, torch.ones(1, device=device), context, return_features=features)
+        with torch.device("meta"), torch.inference_mode():
+            twin = UNet(config).eval()
+            x = torch.zeros(1, config.in_channels, *(edge,) * config.spatial_dims)
+            context = torch.zeros(1, config.context_size) if config.context_size else None
+            level = torch.ones(1)
+            with _Live() as live:
+                twin(x, level, context, return_features=features)
         _counted[config, features] = live.peak / edge**config.spatial_dims
     return _counted[config, features]
 

@@ -15,16 +15,15 @@ from scorefusion.datasets.datalist import Datalist, project_datalist, read_datal
 from scorefusion.errors import RequestError
 from scorefusion.evaluation.cli import Device, JsonLines, Models, Precision, Quiet, Seed, Split, Subjects, split_words
 
+HELP = "What a model does to a segmentation: Dice on the truth, on the coarse scan, on each restoration."
 app = typer.Typer(
-    help="What a model does to a segmentation: Dice on the truth, on the coarse scan, on each restoration.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 
 #: Rules of a model that have no row unless `--methods` asks for them: steps on the way, not what a user would run.
 _LEFT_OUT = ("plane", "plane+proj", "alternating+proj")
+#: Cases of the project's data that nothing is learnt from: eve's map came from another program than all others.
+_OTHER_VOCABULARY = ("eve",)
 
 TRAIN_EPILOG = """
 **Examples**
@@ -51,12 +50,8 @@ A U-Net regression beside it, and a MONAI bundle of your own as the segmenter:
 
 @app.command(epilog=TRAIN_EPILOG)
 def train(
-    datalist: Annotated[
-        Path | None, typer.Argument(metavar="[DATALIST]", help="JSON with tissue maps. Default: the test data.")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the segmenter, a MONAI bundle.")] = Path(
-        "segmenter"
-    ),
+    datalist: Annotated[Path | None, typer.Argument(help="JSON with tissue maps. Default: the test data.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the MONAI bundle.")] = Path("segmenter"),
     minutes: Annotated[float, typer.Option(help="Of training, over all runs into this folder.")] = 6.0,
     classes: Annotated[str, typer.Option(help="Names of labels 1, 2, ... in the maps.")] = "CSF,GM,WM",
     contrast: Annotated[str, typer.Option(help="Of the volumes: t1, t2, flair, ...")] = "t1",
@@ -80,34 +75,28 @@ def train(
             for subject, scores in trained.validation.items():
                 words = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
                 typer.echo(f"Dice on {subject} (validation): {words}")
-            typer.echo(f"Written: {trained.folder} ({trained.steps} steps, {trained.seconds:.0f} s)")
-        sink({"event": "result", "output": trained.folder, "validation": trained.validation})
+            typer.echo(f"Written: {out} ({trained.step} steps, {trained.seconds:.0f} s)")
+        sink({"event": "result", "output": out, "validation": trained.validation})
 
 
 @app.command(epilog=SCORE_EPILOG)
 def score(
-    datalist: Annotated[Path | None, typer.Argument(metavar="[DATALIST]", help="JSON list of sharp scans.")] = None,
+    datalist: Annotated[Path | None, typer.Argument(help="JSON list of sharp scans.")] = None,
     suite: Annotated[str | None, typer.Option(help="A named suite of the project's test data: test or val.")] = None,
     split: Split = "test",
-    segmenter: Annotated[
-        Path, typer.Option(help="Folder that `downstream train` wrote, or any MONAI bundle that segments one volume.")
-    ] = Path("segmenter"),
+    segmenter: Annotated[Path, typer.Option(help="What `train` wrote, or any MONAI bundle.")] = Path("segmenter"),
     models: Models = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--setting", help="iso4, thick5, ... as in evaluate. Default: iso4 and thick5.")
+        list[str] | None, typer.Option("--setting", help="As in evaluate. Default: iso4 and thick5.")
     ] = None,
-    methods: Annotated[
-        str, typer.Option(help="Comma-separated keys as in evaluate. Default: classical, average, fusion, regression.")
-    ] = "",
+    methods: Annotated[str, typer.Option(help="As in evaluate. Default: average, fusion, regression.")] = "",
     plans: Annotated[str, typer.Option(help="Comma-separated presets or numbers of steps.")] = "fast",
     subjects: Subjects = "",
     without_maps: Annotated[
-        bool, typer.Option("--without-maps", help="Also score cases without a tissue map, against the truth's result.")
+        bool, typer.Option("--without-maps", help="Score cases without a tissue map, too.")
     ] = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tables.")] = Path("downstream"),
-    crop: Annotated[str, typer.Option(help="Keep the foreground, or only the brain's surroundings: brain.")] = (
-        "foreground"
-    ),
+    crop: Annotated[str, typer.Option(help="foreground, or brain: only its surroundings.")] = "foreground",
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -119,7 +108,7 @@ def score(
         _check_libraries()
         from scorefusion.bundle.store import find_bundle
         from scorefusion.evaluation.benchmark import classical_methods, learned_methods
-        from scorefusion.evaluation.downstream.score import document, run_downstream, sentences, write_downstream
+        from scorefusion.evaluation.downstream.score import document, run_downstream, write_downstream
         from scorefusion.evaluation.downstream.segmenter import load_segmenter
         from scorefusion.evaluation.models import Settings, named
         from scorefusion.evaluation.report import markdown
@@ -144,19 +133,16 @@ def score(
         )
         paths = write_downstream(result, out)
         if not (json_lines or quiet):
-            lines = [markdown(document(result)), *sentences(result), *(f"Written: {path}" for path in paths)]
-            typer.echo("\n".join(lines))
+            typer.echo("\n".join([markdown(document(result)), *(f"Written: {path}" for path in paths)]))
         sink({"event": "result", "output": paths[0], "files": paths})
 
 
 def training_data(path: Path | None) -> Datalist:
     """The user's datalist, or the project's test data without the maps of another program."""
-    from scorefusion.evaluation.downstream.train import OTHER_VOCABULARY
-
     if path is not None:
         return read_datalist(path, splits=("train", "val"))
     found = project_datalist()
-    return replace(found, training=tuple(case for case in found.training if case.subject not in OTHER_VOCABULARY))
+    return replace(found, training=tuple(case for case in found.training if case.subject not in _OTHER_VOCABULARY))
 
 
 def _check_libraries() -> None:

@@ -5,46 +5,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from scorefusion.errors import RequestError
-from scorefusion.evaluation.benchmark import MARGINS, Subject, prepare
-from scorefusion.evaluation.downstream.labels import TISSUES, masks_of, read_labels
+from scorefusion.evaluation.benchmark import Subject, run_benchmark
+from scorefusion.evaluation.downstream.labels import TISSUES, dice, masks_of, read_labels
 from scorefusion.evaluation.downstream.segmenter import OVERLAP, Segmenter
-from scorefusion.evaluation.meter import code_version, describe_machine
-from scorefusion.evaluation.metrics import psnr
 from scorefusion.evaluation.report import Cell, Report, Section, Table, content_of, number, write_report
-from scorefusion.evaluation.rows import Benchmark, Method, Row, mean
+from scorefusion.evaluation.rows import Benchmark, Made, Method, Row, by_label, mean, values_of
 from scorefusion.evaluation.simulate import Setting
 from scorefusion.evaluation.suites import Suite, SuiteCase
 from scorefusion.progress import Reporter
 
-#: What a segmentation is compared with: the map that came with the data, and the segmenter's own result on the truth.
+#: What a segmentation is compared with.
 REFERENCES = {
     "map": "against the tissue map that came with the data",
     "own": "against the segmenter's own result on the truth",
 }
 
-#: Methods by key that always have a row, if they run: the coarse scan on the fine grid, and the lower end of the gap.
+#: Methods that always have a row: the coarse scan on the fine grid, and the lower end of the gap.
 ALWAYS = ("nearest", "linear", "cubic")
-TRUTH, CUBIC, BEST = "truth", "cubic", "best"
+TRUTH, CUBIC = "truth", "cubic"
 
 #: A gap between cubic and truth below this is no gap: a share of it would be noise.
 SMALLEST_GAP = 0.005
-
-
-def dice(found: Tensor, reference: Tensor) -> float:
-    """Twice the overlap of two bool masks over the sum of their sizes, 0 to 1; nan where both are empty."""
-    if found.shape != reference.shape:
-        msg = f"found {tuple(found.shape)} must match reference {tuple(reference.shape)}"
-        raise ValueError(msg)
-    sizes = int(found.sum()) + int(reference.sum())
-    return 2.0 * int((found & reference).sum()) / sizes if sizes else math.nan
 
 
 def gap_share(value: float, cubic: float, truth: float) -> float:
@@ -54,49 +42,6 @@ def gap_share(value: float, cubic: float, truth: float) -> float:
     """
     gap = truth - cubic
     return (value - cubic) / gap if gap >= SMALLEST_GAP else math.nan
-
-
-@dataclass
-class Downstream(Benchmark):
-    """Rows with Dice by reference and class (`dice_map_GM`) and over classes (`dice_map_mean`)."""
-
-    classes: tuple[str, ...] = ()
-    best: dict[tuple[str, str], str] = field(default_factory=dict)  # classical method, by setting and person
-
-    @property
-    def references(self) -> list[str]:
-        """Those that any row was compared with."""
-        return [name for name in REFERENCES if any(f"dice_{name}_mean" in row.figures for row in self.rows)]
-
-    def share(self, row: Row, figure: str) -> float:
-        """Share of the gap between cubic and truth that a row closes."""
-        same = [other for other in self.rows if (other.setting, other.title) == (row.setting, row.title)]
-        ends = {other.method: other[figure] for other in same}
-        return gap_share(row[figure], ends.get(CUBIC, math.nan), ends.get(TRUTH, math.nan))
-
-    def mean_dice(self, setting: str, method: str, figure: str) -> float:
-        """Over subjects that are not kept apart."""
-        rows = (row for row in self.rows if (row.setting, row.method) == (setting, method))
-        return mean(row[figure] for row in rows if row.apart is None)
-
-    def mean_share(self, setting: str, method: str, figure: str) -> float:
-        """The gap and what is closed of it, both by the mean Dice of the subjects that are not kept apart."""
-        value, cubic, truth = (self.mean_dice(setting, key, figure) for key in (method, CUBIC, TRUTH))
-        return gap_share(value, cubic, truth)
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Label by method, in the order of the run."""
-        return {row.method: row.label for row in self.rows}
-
-    def flat(self) -> list[dict[str, Any]]:
-        """For CSV and JSON."""
-        lines = []
-        for row in self.rows:
-            shares = {f"gap_share{f.removeprefix('dice')}": self.share(row, f) for f in row.figures if "dice" in f}
-            detail = self.best.get((row.setting, row.title), "") if row.method == BEST else ""
-            lines.append({**row.flat(), "detail": detail, **shares})
-        return lines
 
 
 def run_downstream(
@@ -109,7 +54,7 @@ def run_downstream(
     reporter: Reporter | None = None,
     crop: str = "foreground",
     maps_only: bool = True,
-) -> Downstream:
+) -> Benchmark:
     """Segment the truth and every restoration of its simulated coarse scan, and compare.
 
     Args:
@@ -117,76 +62,64 @@ def run_downstream(
         settings: how the scans are made coarse.
         methods: restorations; of the classical ones, `ALWAYS` have rows, and the best of all by PSNR in the brain.
         segmenter: sees each volume by itself, as it would in practice.
-        caption: more facts for the caption.
-        reporter: progress and cancellation.
-        crop: see `benchmark.prepare`.
+        caption, reporter, crop: see `run_benchmark`.
         maps_only: leave cases without a tissue map out; else they count for reference "own".
+
+    Returns:
+        Rows with Dice by reference and class (`dice_map_GM`) and over classes (`dice_map_mean`), and `gap_share_...`.
     """
-    if crop not in MARGINS:
-        msg = f"--crop is {crop!r}; choose one of {', '.join(MARGINS)}"
-        raise RequestError(msg)
     reporter = reporter or Reporter()
-    cases = _choose_cases(suite, segmenter, maps_only, reporter)
-    facts = {
-        "data": f"{suite.name} (split {suite.split}, SHA-256 {suite.data_hash})",
-        **segmenter.notes,
-        "windows": f"{' x '.join(map(str, segmenter.window))} voxels, {OVERLAP:.0%} overlap",
-        "code": f"scorefusion {code_version()}",
-        "machine": describe_machine(segmenter.device),
-        "crop": f"each truth was cropped to its {crop} with {MARGINS[crop]} voxels of margin, then scanned",
-        **(caption or {}),
-    }
-    result = Downstream(facts, {s.name: s.description for s in settings}, classes=segmenter.classes)
-    total, done = len(settings) * len(cases) * len(methods), 0
-    for setting in settings:
-        for case in cases:
-            subject = prepare(case, setting, crop)
-            scorer = _Scorer(subject, segmenter)
-            rows = [scorer.row(TRUTH, "truth", torch.from_numpy(subject.truth.data[0]))]
-            rest: list[Row] = []
-            best: tuple[float, str, Tensor] | None = None
-            for method in methods:
-                reporter.progress(f"{setting.name} {case.title}", done, total)
-                done += 1
-                restored = method.make(subject).data.cpu().float()
-                classical = method.family == "classical"
-                if not classical or method.key in ALWAYS:
-                    (rows if classical else rest).append(scorer.row(method.key, method.label, restored))
-                if classical:
-                    value = scorer.psnr(restored)
-                    best = (value, method.label, restored) if best is None or value > best[0] else best
-            if best is not None:
-                rows.append(scorer.row(BEST, "best classical method of each volume", best[2]))
-                result.best[setting.name, case.title] = best[1]
-            result.rows += [*rows, *rest]
-    return result
+    suite = replace(suite, cases=tuple(_choose_cases(suite, segmenter, maps_only, reporter)))
+    windows = f"{' x '.join(map(str, segmenter.window))} voxels, {OVERLAP:.0%} overlap"
+    facts = {**segmenter.notes, "windows": windows, **(caption or {})}
+    rows: list[Row] = []
+    best: list[str] = []  # of each subject
+
+    def keep(subject: Subject, made: dict[str, Made], found: list[Row]) -> None:
+        classical = [row for row in found if row.family == "classical"]
+        shown = [row for row in classical if row.method in ALWAYS]
+        volumes = {key: volume.data for key, volume in made.items()}
+        if classical:
+            top = max(classical, key=lambda row: row["psnr_brain"])
+            shown.append(replace(top, method="best", label="best classical method of each volume"))
+            volumes["best"] = volumes[top.method]
+        best.append(top.label if classical else "")
+        shown += [row for row in found if row.family != "classical"]
+        rows.extend(with_shares(_compare(subject, segmenter, shown, volumes)))
+
+    result = run_benchmark(suite, settings, methods, caption=facts, reporter=reporter, keep=keep, crop=crop)
+    facts_of = [{**about, "best_classical": label} for about, label in zip(result.facts, best, strict=True)]
+    return replace(result, facts=facts_of, rows=rows)
 
 
-class _Scorer:
-    """Segments volumes of one subject and compares them with its references."""
-
-    def __init__(self, subject: Subject, segmenter: Segmenter) -> None:
-        self.subject, self.segmenter = subject, segmenter
-        self.references = {"own": segmenter.segment(torch.from_numpy(subject.truth.data[0]))}
-        tissue = subject.case.case.masks.get("tissue")
-        if tissue is not None and set(TISSUES) <= set(segmenter.classes):
-            labels = read_labels(tissue, subject.truth.grid, len(TISSUES))
-            self.references = {"map": masks_of(labels, TISSUES), **self.references}
-
-    def psnr(self, data: Tensor) -> float:
-        """In the brain, dB."""
-        return psnr(self.subject.unit(data), self.subject.unit_truth, self.subject.brain.mask)
-
-    def row(self, key: str, label: str, data: Tensor) -> Row:
-        """Segment `(I, J, K)` in scanner units and compare."""
-        masks = self.references["own"] if key == TRUTH else self.segmenter.segment(data)
-        figures = {} if key == TRUTH else {"psnr_brain": self.psnr(data)}
-        for name, reference in self.references.items():
+def _compare(subject: Subject, segmenter: Segmenter, rows: list[Row], volumes: dict[str, Tensor]) -> list[Row]:
+    """A row for the truth, then these; each with its Dice."""
+    truth = segmenter.segment(torch.from_numpy(subject.truth.data[0]))
+    references = {"own": truth}
+    tissue = subject.case.case.masks.get("tissue")
+    if tissue is not None and set(TISSUES) <= set(segmenter.classes):
+        references["map"] = masks_of(read_labels(tissue, subject.truth.grid, len(TISSUES)), TISSUES)
+    compared = []
+    for row in [Row(subject.setting, subject.name, subject.contrast, subject.apart, TRUTH, "truth", "", {}), *rows]:
+        masks, figures = truth if row.method == TRUTH else segmenter.segment(volumes[row.method]), dict(row.figures)
+        for name, reference in references.items():
             found = {kind: dice(masks[kind], reference[kind]) for kind in masks if kind in reference}
             figures |= {f"dice_{name}_{kind}": value for kind, value in found.items()}
             figures[f"dice_{name}_mean"] = mean(found.values())
-        s = self.subject
-        return Row(s.setting, s.name, s.contrast, s.apart, key, label, "", figures)
+        compared.append(replace(row, figures=figures))
+    return compared
+
+
+def with_shares(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one person, each with the share of the gap that it closes beside each Dice."""
+    ends, found = {row.method: row.figures for row in rows}, []
+    for row in rows:
+        shares = {}
+        for name in (name for name in row.figures if name.startswith("dice")):
+            cubic, truth = (ends.get(end, {}).get(name, math.nan) for end in (CUBIC, TRUTH))
+            shares[f"gap_share{name.removeprefix('dice')}"] = gap_share(row[name], cubic, truth)
+        found.append(replace(row, figures={**row.figures, **shares}))
+    return found
 
 
 def _choose_cases(suite: Suite, segmenter: Segmenter, maps_only: bool, reporter: Reporter) -> list[SuiteCase]:
@@ -195,15 +128,15 @@ def _choose_cases(suite: Suite, segmenter: Segmenter, maps_only: bool, reporter:
     for case in suite.cases:
         if segmenter.contrast and case.contrast not in (None, segmenter.contrast):
             why = f"it is no {segmenter.contrast.upper()} volume, which the segmenter was trained on"
-        elif maps_only and "tissue" not in case.case.masks:
-            why = "it has no tissue map"
         else:
-            cases.append(case)
-            if case.case.subject in segmenter.training_subjects:
-                said = "the segmenter was trained on this person, so all Dice against the map flatter it"
-                reporter.warning("known-subject", f"{case.title}: {said}")
+            why = "it has no tissue map" if maps_only and "tissue" not in case.case.masks else ""
+        if why:
+            reporter.warning("left-out", f"{case.title} is left out: {why}")
             continue
-        reporter.warning("left-out", f"{case.title} is left out: {why}")
+        cases.append(case)
+        if case.case.subject in segmenter.training_subjects:
+            said = "the segmenter was trained on this person, so all Dice against the map flatter it"
+            reporter.warning("known-subject", f"{case.title}: {said}")
     if not cases:
         msg = (
             f"{suite.name} has no volume to segment. Cases need a tissue map of their own grid in the datalist "
@@ -228,75 +161,54 @@ _LIMITS = (
 )
 
 
-def write_downstream(result: Downstream, folder: Path) -> list[Path]:
+def write_downstream(result: Benchmark, folder: Path) -> list[Path]:
     """`downstream.md`, `.html`, `.csv` and `.json`."""
-    means = [
-        {
-            "setting": setting,
-            "method": method,
-            "reference": reference,
-            "dice": result.mean_dice(setting, method, f"dice_{reference}_mean"),
-            "gap_share": result.mean_share(setting, method, f"dice_{reference}_mean"),
-        }
-        for setting in result.settings
-        for method in result.labels
-        for reference in result.references
-    ]
-    rows = result.flat()
-    content = {**content_of(result), "classes": result.classes, "rows": rows, "means": means}
-    return write_report(document(result), rows, content, folder, "downstream")
+    rows = [row.flat() for row in result.rows]
+    return write_report(document(result), rows, content_of(result), folder, "downstream")
 
 
-def document(result: Downstream) -> Report:
+def document(result: Benchmark) -> Report:
     """The whole report."""
     sections = []
     for setting, description in result.settings.items():
-        best = sorted(f"{title}: {label}" for (where, title), label in result.best.items() if where == setting)
-        said = [f"Best classical method by PSNR in the brain: {'; '.join(best)}."] if best else []
-        tables = [_table(result, setting, reference) for reference in result.references]
-        sections.append(Section(f"{setting}: {description}", said, tables))
+        rows = [row for row in result.rows if row.setting == setting]
+        here = [about for about in result.facts if about["setting"] == setting and about["best_classical"]]
+        best = [f"{about['title']}: {about['best_classical']}" for about in here]
+        said = [f"Best classical method by PSNR in the brain: {'; '.join(sorted(best))}."] if best else []
+        known = [name for name in REFERENCES if any(f"dice_{name}_mean" in row.figures for row in rows)]
+        sections.append(Section(f"{setting}: {description}", said, [_table(rows, name) for name in known]))
     apart = dict.fromkeys(f"{row.title}, {row.apart}" for row in result.rows if row.apart)
     kept_out = [f"Kept out of the means: {'; '.join(apart)}."] if apart else []
     return Report("What it does to a segmentation", result.caption, (_MEANING, _LIMITS, *kept_out), sections)
 
 
-def sentences(result: Downstream) -> list[str]:
-    """One line for each restoration and reference, for the terminal: how much of the gap it closes."""
-    return [
-        f"{setting}: {label}: closes {number(share, '.0%').text} of the gap in mean Dice {REFERENCES[reference]}"
-        for setting in result.settings
-        for method, label in result.labels.items()
-        for reference in result.references
-        if method not in (TRUTH, CUBIC)
-        for share in [result.mean_share(setting, method, f"dice_{reference}_mean")]
+def _table(rows: Sequence[Row], reference: str) -> Table:
+    """Methods by persons, then the means over persons."""
+    start, methods = f"dice_{reference}_", by_label(rows)
+    names = list(dict.fromkeys(f.removeprefix(start) for row in rows for f in row.figures if f.startswith(start)))
+    means = {label: [mean(values_of(group, start + name)) for name in names] for label, group in methods.items()}
+    others = [means[label] for label in by_label(row for row in rows if row.method != TRUTH)]
+    best = [
+        max((value for value in column if not math.isnan(value)), default=None) for column in zip(*others, strict=True)
     ]
-
-
-def _table(result: Downstream, setting: str, reference: str) -> Table:
-    """Methods by subjects, then the means over subjects."""
-    rows = [row for row in result.rows if row.setting == setting]
-    people = list(dict.fromkeys(row.title for row in rows))
-    whole = f"dice_{reference}_mean"
-    figures = [*(f"dice_{reference}_{name}" for name in result.classes), whole]
+    ends = [mean(values_of((row for row in rows if row.method == end), f"{start}mean")) for end in (CUBIC, TRUTH)]
+    people = dict.fromkeys(row.title for row in rows)
     header = ["method"]
     for person in people:
-        header += [f"{person}: mean Dice ({' / '.join(result.classes)})", "gap closed"]
-    header += [*(f"{name}, mean" for name in result.classes), "Dice, mean", "gap closed, mean"]
-    means = {method: [result.mean_dice(setting, method, figure) for figure in figures] for method in result.labels}
-    others = zip(*(values for method, values in means.items() if method != TRUTH), strict=True)
-    best = [max((value for value in column if not math.isnan(value)), default=math.nan) for column in others]
+        header += [f"{person}: mean Dice ({' / '.join(names[:-1])})", "gap closed"]
+    header += [*(f"{name}, mean" for name in names[:-1]), "Dice, mean", "gap closed, mean"]
     lines = []
-    for method, label in result.labels.items():
-        mine = {row.title: row for row in rows if row.method == method}
+    for label, group in methods.items():
         line: list[Cell | str] = [label]
-        for person in people:
-            row = mine.get(person)
+        own = {row.title: row for row in group}
+        for row in (own.get(person) for person in people):
             if row is None:
                 line += ["-", "-"]
                 continue
-            classes = " / ".join(number(row[figure], ".3f").text for figure in figures[:-1])
-            line += [Cell(f"{row[whole]:.4f} ({classes})", row[whole]), number(result.share(row, whole), ".0%")]
-        for value, top in zip(means[method], best or [math.nan] * len(figures), strict=True):
-            line.append(number(value, ".4f", best=value == top and method != TRUTH))
-        lines.append([*line, number(result.mean_share(setting, method, whole), ".0%")])
+            classes = " / ".join(number(row[start + name], ".3f").text for name in names[:-1])
+            dices = Cell(f"{row[f'{start}mean']:.4f} ({classes})", row[f"{start}mean"])
+            line += [dices, number(row[f"gap_share_{reference}_mean"], ".0%")]
+        marked = zip(means[label], best or [None] * len(names), strict=True)
+        line += [number(value, ".4f", best=value == top and group[0].method != TRUTH) for value, top in marked]
+        lines.append([*line, number(gap_share(means[label][-1], *ends), ".0%")])
     return Table(f"Dice {REFERENCES[reference]}", header, lines)

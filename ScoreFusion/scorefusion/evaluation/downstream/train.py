@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,9 @@ from torch import Tensor, nn
 
 from scorefusion.datasets.case import Case
 from scorefusion.datasets.datalist import Datalist
-from scorefusion.errors import BundleError, Cancelled, RequestError
-from scorefusion.evaluation.downstream.labels import TISSUES, masks_of, read_labels
-from scorefusion.evaluation.downstream.score import dice
-from scorefusion.evaluation.downstream.segmenter import OVERLAP, Segmenter, build_network, load_segmenter, robust_range
+from scorefusion.errors import Cancelled, RequestError
+from scorefusion.evaluation.downstream.labels import TISSUES, dice, masks_of, read_labels
+from scorefusion.evaluation.downstream.segmenter import NETS, OVERLAP, Segmenter, build_network, robust_range
 from scorefusion.evaluation.meter import code_version, describe_machine
 from scorefusion.evaluation.rows import mean
 from scorefusion.imaging.files import read_volume
@@ -35,15 +35,15 @@ from scorefusion.imaging.foreground import foreground_box, foreground_mask
 from scorefusion.progress import Reporter, jsonable
 from scorefusion.run.devices import pick_device, pick_precision
 
-#: Cases of the project's data that are left out: eve's map came from another program than all others.
-OTHER_VOCABULARY = ("eve",)
 AUGMENTATION = "left-right flips, intensity curve, scale and offset, weak noise; no blur, no zoom, no rotation"
 WINDOW_MULTIPLE = 16  # the network halves a window four times
+CHECKPOINT_SECONDS = 60.0
+FREE = ("minutes", "steps", "device", "precision")  # may differ when a training is resumed
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How the segmenter is trained; what `fixed` names must stay when a run is resumed."""
+    """How the segmenter is trained."""
 
     minutes: float = 6.0  # of training, over all runs together
     steps: int | None = None  # of the optimiser, over all runs together; None = by time alone
@@ -56,7 +56,6 @@ class TrainingOptions:
     seed: int = 0  # of weights, windows and augmentation
     device: str = "auto"
     precision: str = "auto"
-    checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if self.window % WINDOW_MULTIPLE or self.window <= 0:
@@ -67,41 +66,18 @@ class TrainingOptions:
             raise RequestError(msg)
 
     @property
-    def fixed(self) -> dict[str, Any]:
-        """What a resumed run must share with the run before."""
-        free = ("minutes", "steps", "device", "precision", "checkpoint_seconds")
-        values: dict[str, Any] = jsonable({key: value for key, value in asdict(self).items() if key not in free})
-        return values
-
-    @property
     def inference_config(self) -> dict[str, Any]:
         """`configs/inference.json` of the bundle."""
-        network = {
-            "_target_": "monai.networks.nets.BasicUNet",
-            "spatial_dims": 3,
-            "in_channels": 1,
-            "out_channels": len(self.classes) + 1,
-            "features": list(self.features),
-            # Not MONAI's default, the instance norm: it hides from the network how bright a window is as a whole.
-            "norm": "batch",
-        }
+        # Not MONAI's default, the instance norm: it hides from the network how bright a window is as a whole.
+        unet = {"_target_": f"{NETS}.BasicUNet", "spatial_dims": 3, "in_channels": 1, "norm": "batch"}
+        network = {**unet, "out_channels": len(self.classes) + 1, "features": list(self.features)}
         inferer = {"_target_": "SlidingWindowInferer", "roi_size": [self.window] * 3, "overlap": OVERLAP}
         return {"network_def": network, "inferer": inferer}
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What came out: the bundle's folder, steps and seconds over all runs, Dice by validation subject and class."""
-
-    folder: Path
-    steps: int
-    seconds: float
-    validation: dict[str, dict[str, float]]
-
-
 def train_segmenter(
     datalist: Datalist, folder: Path, options: TrainingOptions | None = None, reporter: Reporter | None = None
-) -> Trained:
+) -> Training:
     """Train on the training cases that have a tissue map, score the validation cases, write the bundle.
 
     Args:
@@ -114,27 +90,27 @@ def train_segmenter(
     options, reporter = options or TrainingOptions(), reporter or Reporter()
     cases = usable_cases(datalist.training, options.contrast)
     if not cases:
-        msg = (
-            f"datalist {datalist.name}: no training case has both a {options.contrast} volume and a tissue map; "
-            'give maps in the datalist: "masks": {"tissue": "S01_tissue.nii.gz"}'
-        )
+        msg = f"datalist {datalist.name}: no training case has both a {options.contrast} volume and a tissue map; "
+        msg += 'give maps in the datalist: "masks": {"tissue": "S01_tissue.nii.gz"}'
         raise RequestError(msg)
     examples = []
     for number, case in enumerate(cases):
         reporter.progress("reading", number, len(cases))
         examples.append(read_example(case, options))
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(examples, folder, options, [case.subject for case in cases])
-    trainer.resume()
-    trainer.run(reporter)
-    _write_bundle(trainer, {})
-    segmenter = load_segmenter(folder, device=options.device, precision=options.precision)
-    validation: dict[str, dict[str, float]] = {}
+    training = Training(examples, folder, options, [case.subject for case in cases])
+    training.run(reporter)
+    classes, window = options.classes, (options.window,) * 3
+    segmenter = Segmenter(
+        training.network.eval(), classes, window, device=training.device, precision=training.precision
+    )
     for case in usable_cases(datalist.validation, options.contrast):
-        reporter.progress("validation", len(validation), len(datalist.validation))
-        validation[case.case_id] = _validate(segmenter, case, options)
-    _write_bundle(trainer, validation)
-    return Trained(folder, trainer.step, trainer.seconds, validation)
+        reporter.progress("validation", len(training.validation), len(datalist.validation))
+        image, labels = _read(case, options)
+        found, truth = segmenter.segment(image[0]), masks_of(labels, classes)
+        scores = {name: dice(found[name], truth[name]) for name in classes}
+        training.validation[case.case_id] = {**scores, "mean": mean(scores.values())}
+    _write_bundle(training)
+    return training
 
 
 # -- what it learns from -----------------------------------------------------------------------------------------------
@@ -148,22 +124,27 @@ def usable_cases(cases: Sequence[Case], contrast: str) -> list[Case]:
 def read_example(case: Case, options: TrainingOptions) -> dict[str, Tensor]:
     """A scan `(1, I, J, K)` float32, about [-1, 1], and its tissue map, uint8: axes in RAS+ order, cropped to the
     foreground, at least a window large."""
+    image, labels = _read(case, options)
+    i, j, k = foreground_box(foreground_mask(image.numpy()), margin=2).slices
+    image = robust_range(image)[:, i, j, k]
+    # Padding in (k, j, i) order, with what lies around a head: nothing.
+    extra = [pad for size in reversed(image.shape[1:]) for pad in (0, max(0, options.window - size))]
+    image = nn.functional.pad(image, extra, value=float(image.min()))
+    return {"image": image.contiguous(), "labels": nn.functional.pad(labels[None, i, j, k], extra).contiguous()}
+
+
+def _read(case: Case, options: TrainingOptions) -> tuple[Tensor, Tensor]:
+    """The volume `(1, I, J, K)` in scanner units, and its labels `(I, J, K)`; axes in RAS+ order."""
     volume, _ = read_volume(case.contrasts[options.contrast], frame=case.frame).canonical()
     if volume.data.shape[0] != 1:
         msg = f"{volume.name} has {volume.data.shape[0]} channels; a case has one volume for each contrast"
         raise RequestError(msg)
     volume.check_voxels()
     labels = read_labels(case.masks["tissue"], volume.grid, len(options.classes))
-    i, j, k = foreground_box(foreground_mask(volume.data), margin=2).slices
-    image = robust_range(torch.from_numpy(volume.data))[:, i, j, k]
-    # Padding in (k, j, i) order, with what lies around a head: nothing.
-    extra = [pad for size in reversed(image.shape[1:]) for pad in (0, max(0, options.window - size))]
-    image = nn.functional.pad(image, extra, value=float(image.min()))
-    labels = nn.functional.pad(labels[None, i, j, k], extra)
-    return {"image": image.contiguous(), "labels": labels.contiguous()}
+    return torch.from_numpy(volume.data), labels
 
 
-class PatchSource:
+class Windows:
     """Window number n of a seed is always the same one: training resumes as if it had not stopped."""
 
     def __init__(self, examples: Sequence[dict[str, Tensor]], window: int, seed: int) -> None:
@@ -179,90 +160,102 @@ class PatchSource:
                 mt.RandScaleIntensityd("image", factors=0.1, prob=0.5),
                 mt.RandShiftIntensityd("image", offsets=0.1, prob=0.5),
                 mt.RandGaussianNoised("image", prob=0.3, std=0.03),
-                mt.EnsureTyped("image", dtype=torch.float32, track_meta=False),
-                mt.EnsureTyped("labels", dtype=torch.uint8, track_meta=False),
+                mt.EnsureTyped(both, dtype=(torch.float32, torch.uint8), track_meta=False),
             ]
         )
 
-    def draw(self, number: int) -> tuple[Tensor, Tensor]:
-        """Window `number`: image `(1, W, W, W)` float32 and labels `(1, W, W, W)` uint8; all examples equally often."""
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        """Image `(1, W, W, W)` float32 and labels `(1, W, W, W)` uint8; all examples come equally often."""
         rng = np.random.default_rng([self.seed, number])
         example = self.examples[int(rng.integers(len(self.examples)))]
         self._augment.set_random_state(seed=int(rng.integers(2**31)))
         window: Any = self._augment(dict(example))
         return window["image"], window["labels"]
 
-    def batch(self, first: int, size: int) -> tuple[Tensor, Tensor]:
-        """Windows `first` to `first + size`, stacked: `(B, 1, W, W, W)` each."""
-        images, labels = zip(*(self.draw(first + number) for number in range(size)), strict=True)
-        return torch.stack(images), torch.stack(labels)
-
 
 # -- the loop ----------------------------------------------------------------------------------------------------------
 
 
-class Trainer:
-    """The loop: network, optimiser, and the state in `folder` that resumes them."""
+class Training:
+    """Network, optimiser, and the state in `folder`, from which it goes on if there is one.
+
+    Raises:
+        RequestError: the state is that of another training.
+    """
 
     def __init__(
-        self,
-        examples: Sequence[dict[str, Tensor]],
-        folder: Path,
-        options: TrainingOptions,
-        subjects: Sequence[str] = (),
+        self, examples: Sequence[dict[str, Tensor]], folder: Path, options: TrainingOptions, subjects: Sequence[str]
     ) -> None:
         from monai.losses import DiceCELoss
 
-        self.options, self.folder = options, folder
-        self.device = pick_device(options.device)
+        self.options, self.folder, self.device = options, folder, pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            self.network = build_network(options.inference_config, folder).to(self.device)
+            self.network = build_network(options.inference_config).to(self.device)
         # On a CPU a third faster than the usual order of the axes.
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=options.learning_rate, weight_decay=0.01)
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
-        self.source = PatchSource(examples, options.window, options.seed)
-        self.identity = {**options.fixed, "subjects": list(subjects)}
-        self.step, self.seconds = 0, 0.0
+        self.windows = Windows(examples, options.window, options.seed)
+        fixed = {key: value for key, value in asdict(options).items() if key not in FREE}
+        self.identity: dict[str, Any] = jsonable({**fixed, "subjects": subjects})
+        self.step, self.seconds = 0, 0.0  # over all runs
+        self.validation: dict[str, dict[str, float]] = {}  # Dice by case and class, when it is done
+        if (folder / "state.pt").is_file():
+            self._resume(torch.load(folder / "state.pt", map_location=self.device, weights_only=True))
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        before = json.loads(state["identity"])
+        other = sorted(key for key in {*before, *self.identity} if before.get(key) != self.identity.get(key))
+        if other:
+            msg = f"{self.folder} holds a training that differs in {', '.join(other)}; give the same options to go on "
+            msg += "with it, or choose another folder"
+            raise RequestError(msg)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def _save(self) -> None:
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        state |= {"seconds": self.seconds, "identity": json.dumps(self.identity)}
+        _save_tensors(state, self.folder / "state.pt")
 
     @property
     def done(self) -> float:
-        """Share of the training that is behind, 0 to 1."""
-        by_time = self.seconds / (60.0 * self.options.minutes)
-        return min(1.0, by_time if self.options.steps is None else self.step / self.options.steps)
+        """Share of the training that is behind, from 0."""
+        steps = self.options.steps
+        return self.seconds / (60.0 * self.options.minutes) if steps is None else self.step / steps
 
     def run(self, reporter: Reporter) -> None:
         """Train until the steps or the time are used up. A wish to stop is honoured after the state is saved."""
         self.network.train()
         saved = last = time.monotonic()
-        running = math.nan
         try:
             while self.done < 1.0 and self.seconds < 60.0 * self.options.minutes:
                 reporter.progress("training", self.done, 1.0)
                 loss = self._one_step()
-                running = loss if math.isnan(running) else running + 0.05 * (loss - running)
                 now = time.monotonic()
                 self.seconds, last = self.seconds + now - last, now
                 if self.step % 100 == 0:
-                    reporter.log(f"step {self.step}, {self.seconds:.0f} s: loss {running:.4f}")
-                if now - saved > self.options.checkpoint_seconds:
-                    self.save()
+                    reporter.log(f"step {self.step}, {self.seconds:.0f} s: loss {loss:.4f}")
+                if now - saved > CHECKPOINT_SECONDS:
+                    self._save()
                     saved = now
         except Cancelled:
-            self.save()
+            self._save()
             raise
-        self.save()
+        self._save()
 
     def _one_step(self) -> float:
         rate = self.options.learning_rate * min(1.0, (self.step + 1) / 20) * 0.5 * (1.0 + math.cos(math.pi * self.done))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        images, labels = self.source.batch(self.step * self.options.batch, self.options.batch)
+        first, size = self.step * self.options.batch, self.options.batch
+        images, labels = zip(*(self.windows[first + number] for number in range(size)), strict=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            logits = self.network(images.to(self.device))
-        loss: Tensor = self.loss(logits.float(), labels.to(self.device))
+            logits = self.network(torch.stack(images).to(self.device))
+        loss: Tensor = self.loss(logits.float(), torch.stack(labels).to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -270,89 +263,42 @@ class Trainer:
         self.step += 1
         return float(loss.detach())
 
-    def save(self) -> None:
-        """Write the state in one move."""
-        own = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-        facts = {"step": self.step, "seconds": self.seconds, "identity": json.dumps(self.identity)}
-        _save_tensors({**own, **facts}, self.folder / "state.pt")
-
-    def resume(self) -> None:
-        """Continue from the folder's state, if there is one; refuses that of another training."""
-        path = self.folder / "state.pt"
-        if not path.is_file():
-            return
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # torch raises many kinds here
-            msg = f"{path} cannot be read; take it away to train from the start"
-            raise BundleError(msg) from error
-        before = json.loads(state["identity"])
-        other = sorted(key for key in {*before, *self.identity} if before.get(key) != self.identity.get(key))
-        if other:
-            msg = (
-                f"{self.folder} holds a training that differs in {', '.join(other)}; give the same options to go on "
-                "with it, or choose another folder"
-            )
-            raise RequestError(msg)
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
-
 
 def _save_tensors(content: dict[str, Any], path: Path) -> None:
     """Write a PyTorch file in one move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     torch.save(content, partial)
     partial.replace(path)
 
 
-# -- the bundle --------------------------------------------------------------------------------------------------------
-
-
-def _validate(segmenter: Segmenter, case: Case, options: TrainingOptions) -> dict[str, float]:
-    """Dice by class, and their mean, on a whole volume."""
-    volume, _ = read_volume(case.contrasts[options.contrast], frame=case.frame).canonical()
-    truth = masks_of(read_labels(case.masks["tissue"], volume.grid, len(options.classes)), options.classes)
-    masks = segmenter.segment(torch.from_numpy(volume.data[0]))
-    scores = {name: dice(masks[name], truth[name]) for name in options.classes}
-    return {**scores, "mean": mean(scores.values())}
-
-
-def _write_bundle(trainer: Trainer, validation: Mapping[str, Mapping[str, float]]) -> None:
+def _write_bundle(training: Training) -> None:
     """`configs/inference.json`, `configs/metadata.json` and `models/model.pt`."""
-    import monai
-
-    options, folder = trainer.options, trainer.folder
-    channel_names = {"0": "background", **{str(n): name for n, name in enumerate(options.classes, start=1)}}
-    image = {
-        "type": "image", "format": "magnitude", "modality": "MR", "num_channels": 1,
-        "spatial_shape": [options.window] * 3, "dtype": "float32", "value_range": [-1, 1], "is_patch_data": True,
-    }  # fmt: skip
+    options, folder = training.options, training.folder
+    names = {str(number): name for number, name in enumerate(("background", *options.classes))}
+    image = {"type": "image", "modality": "MR", "dtype": "float32", "spatial_shape": [options.window] * 3}
+    scan = {"format": "magnitude", "num_channels": 1, "value_range": [-1, 1], "channel_def": {"0": options.contrast}}
+    masks = {"format": "segmentation", "num_channels": len(names), "channel_def": names}
     metadata = {
         "name": f"tissue segmenter ({options.contrast.upper()})",
         "version": "0.1.0",
         "description": "Measures what a restoration does to a segmentation; no tool for anything else.",
-        "monai_version": monai.__version__,
+        "monai_version": version("monai"),
         "pytorch_version": torch.__version__,
-        "network_data_format": {
-            "inputs": {"image": {**image, "channel_def": {"0": options.contrast}}},
-            "outputs": {"pred": {**image, "type": "probabilities", "format": "segmentation",
-                                 "num_channels": len(channel_names), "channel_def": channel_names}},
-        },
+        "network_data_format": {"inputs": {"image": image | scan}, "outputs": {"pred": image | masks}},
         "training": {
             "code": f"scorefusion {code_version()}",
-            "machine": describe_machine(trainer.device),
-            "precision": str(trainer.precision).removeprefix("torch."),
-            **trainer.identity,
+            "machine": describe_machine(training.device),
+            "precision": str(training.precision).removeprefix("torch."),
+            **training.identity,
             "augmentation": AUGMENTATION,
-            "steps": trainer.step,
-            "seconds": round(trainer.seconds, 1),
-            "validation_dice": validation,
+            "steps": training.step,
+            "seconds": round(training.seconds, 1),
+            "validation_dice": training.validation,
         },
-    }  # fmt: skip
-    for name in ("configs", "models"):
-        (folder / name).mkdir(exist_ok=True)
+    }
+    _save_tensors(training.network.state_dict(), folder / "models" / "model.pt")
+    (folder / "configs").mkdir(exist_ok=True)
     for name, content in (("inference", options.inference_config), ("metadata", metadata)):
         text = json.dumps(jsonable(content), indent=2, allow_nan=False) + "\n"
         (folder / "configs" / f"{name}.json").write_text(text, encoding="utf-8")
-    _save_tensors(trainer.network.state_dict(), folder / "models" / "model.pt")
