@@ -188,6 +188,11 @@ def by_label(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return grouped
 
 
+def values_of(rows: Iterable[Row], figure: str) -> list[float]:
+    """One value a person; those kept apart do not count."""
+    return [row[figure] for row in rows if row.apart is None]
+
+
 def mean(values: Iterable[float]) -> float:
     """Mean of what is known; nan if nothing is."""
     known = [value for value in values if not math.isnan(value)]
