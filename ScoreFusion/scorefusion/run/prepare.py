@@ -210,13 +210,14 @@ def _check_outliers(volume: Volume, report: Reporter) -> None:
         report.warning("outliers", f"{what} {fix}")
 
 
-def _check_differs(channels: list[Tensor], present: list[bool], volumes: list[Volume]) -> None:
+def _check_differs(channels: list[Tensor], present: list[bool], volumes: dict[str, Volume]) -> None:
     """Refuse an input that shows what an earlier one shows: one scan given as two contrasts."""
     given = [channel.flatten().double() for channel, here in zip(channels, present, strict=True) if here]
     for number, earlier in enumerate(given[:-1]):
         if float(torch.corrcoef(torch.stack([earlier, given[-1]]))[0, 1]) > SAME_IMAGE:
-            names = f"{volumes[number].name} and {volumes[len(given) - 1].name}"
-            msg = f"{names} show the same image, but are given as two contrasts. Give each contrast its own scan."
+            said = [f"{volume.name} ({name})" for name, volume in volumes.items()]
+            both = f"{said[number]} and {said[len(given) - 1]}"
+            msg = f"{both} show the same image, but are given as two contrasts. Give each contrast its own scan."
             raise RequestError(msg)
 
 
@@ -302,6 +303,6 @@ def _model_inputs(
         moved = volume if volume.grid.is_close(window) else resample(volume, window, "linear")
         scale = _fitted_scale(volume, conditions[name])
         channels.append(_normalised(moved, scale, state.section))
-        _check_differs(channels, present, list(volumes.values()))
+        _check_differs(channels, present, volumes)
     vector = None if state.box_acquisition is None else acquisition_vector(state.box_acquisition)
     return ModelInputs(torch.cat(channels, dim=1), vector, tuple(present), maps=read_maps(state.section))
