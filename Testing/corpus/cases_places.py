@@ -159,7 +159,7 @@ def growing(folder: Path) -> Given:
 
         threading.Thread(target=grow, daemon=True).start()
 
-    return Given(path, inside=inside, may_change=("scan.nrrd",))
+    return Given(path, inside=inside, may_change=("scan.nrrd",), changes_early=True)
 
 
 right_or_refused("places: growing while it is read", growing)

@@ -101,10 +101,10 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, str]]:
         reason = getattr(error, "strerror", None) or error
         refuse(path, f"cannot be opened ({reason})", "Check the spelling and the folder.")
     with stream:
+        before = os.fstat(stream.fileno())
         digest = hashlib.sha256()
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
-        before = os.fstat(stream.fileno())
         stream.seek(0)
         yield stream, digest.hexdigest()
         after = os.fstat(stream.fileno())
