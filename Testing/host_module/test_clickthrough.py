@@ -110,6 +110,7 @@ class TestRealEngine:
             pytest.skip("no model in Resources/Models")
         return "brain-sr" if "brain-sr" in found else found[0]
 
+    @pytest.mark.timeout(1200)  # a whole head on one core: 3 to 5 minutes where it is slow
     def test_from_loading_to_comparing(self, host: Any, shipped: str, pictures: Path) -> None:
         node = load_head()
         widget = host.open(host.load_module(MODULE), width=420)
