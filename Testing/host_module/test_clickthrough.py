@@ -122,7 +122,7 @@ class TestRealEngine:
 
         widget.ui.uncertaintyCheckBox.setChecked(True)
         widget.ui.samplesSpinBox.setValue(2)  # enough for a picture, bearable without a GPU
-        widget.ui.stepsSpinBox.setValue(2)
+        widget.ui.stepsSpinBox.setValue(1)
         widget.ui.applyButton.click()
         host.wait_until(
             lambda: widget.panel.run.job.state.value == "running" or not widget.panel.run.is_busy, timeout=600
