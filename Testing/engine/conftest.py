@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +62,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def run() -> Run:
     """Runs the command line in this process."""
     return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def nothing_written(tmp_path: Path, models_home: Path) -> Iterator[None]:
+    """After the test: no model was imported, and no file called evil lies anywhere."""
+    yield
+    models = models_home / "models"
+    assert not models.exists() or not list(models.iterdir())
+    assert not list(tmp_path.rglob("evil*"))

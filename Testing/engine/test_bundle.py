@@ -439,15 +439,9 @@ class TestImporting:
             remove_bundle("tiny")
 
 
+@pytest.mark.usefixtures("nothing_written")
 class TestUntrustedFiles:
     """Nothing from a bad file may reach the disk, inside or outside the models' folder."""
-
-    @pytest.fixture(autouse=True)
-    def _nothing_is_written(self, tmp_path: Path, models_home: Path) -> Any:
-        yield
-        models = models_home / "models"
-        assert not models.exists() or not list(models.iterdir())
-        assert not list(tmp_path.rglob("evil*"))
 
     @pytest.mark.parametrize(
         "name",

@@ -8,7 +8,7 @@ import shutil
 import socket
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +98,9 @@ class TestWhatIsTaken:
         assert import_bundle(pack(inside=inside)).id == "tiny-sr"
 
 
+@pytest.mark.usefixtures("nothing_written")
 class TestRefused:
     """Nothing is left of a refused archive."""
-
-    @pytest.fixture(autouse=True)
-    def _nothing_is_written(self, tmp_path: Path, models_home: Path) -> Iterator[None]:
-        yield
-        models = models_home / "models"
-        assert not models.exists() or not list(models.iterdir())
-        assert not list(tmp_path.rglob("evil*"))
 
     @pytest.mark.parametrize(
         "name",
