@@ -28,6 +28,7 @@ from scorefusion.errors import DocumentError, RequestError
 #: Split: key in the file.
 SECTIONS = {"train": "training", "val": "validation", "test": "test"}
 PROJECT = "project"  # stands for the project's own test data
+PROJECT_ALL = "project-all"  # and what was added to it later, in `more` beside it
 
 _FACTS = ("session", "skull_stripped", "sharp_axes", "weight", "apart", "frame", "aligned")
 _FORMS = ("contrasts", "conditions", "target", "image", "contrast", "masks", "mask")
@@ -266,7 +267,7 @@ def _entry(case: Case, folder: Path) -> dict[str, Any]:
 
 # -- the project's own test data ---------------------------------------------------------------------------------------
 
-_MODALITIES = {"T1w": "t1", "T1ce": "t1ce", "T2w": "t2", "FLAIR": "flair", "PD": "pd"}
+_MODALITIES = {"T1w": "t1", "T1ce": "t1ce", "T2w": "t2", "FLAIR": "flair", "PD": "pd", "PDw": "pd"}
 _MASK_KINDS = {"lesion": "lesion", "tumour_mask": "tumour", "tissue": "tissue", "labels": "labels"}
 
 #: Subjects whose contrasts were made from thick axial slices (measured, see `spectrum`): contrast to sharp axes.
@@ -288,9 +289,20 @@ def find_datalist(
     name_or_path: str | Path, splits: Collection[str] = tuple(SECTIONS), *, strict: bool = True
 ) -> Datalist:
     """The project's test data by the name `PROJECT`, or a datalist file; arguments as of `read_datalist`."""
-    if str(name_or_path) == PROJECT and not Path(name_or_path).exists():
-        return project_datalist()
+    if str(name_or_path) in (PROJECT, PROJECT_ALL) and not Path(name_or_path).exists():
+        first = project_datalist()
+        return first if str(name_or_path) == PROJECT else _both(first, project_datalist(_more_folder()))
     return read_datalist(Path(name_or_path), splits, strict=strict)
+
+
+def _more_folder() -> Path:
+    folder = data_folder()
+    return Path("more") if folder is None else folder.parent / "more"
+
+
+def _both(first: Datalist, second: Datalist) -> Datalist:
+    sections = {key: (*getattr(first, key), *getattr(second, key)) for key in SECTIONS.values()}
+    return Datalist(f"{first.name} and more", **sections)
 
 
 def project_datalist(folder: Path | None = None) -> Datalist:
@@ -323,7 +335,7 @@ def project_datalist(folder: Path | None = None) -> Datalist:
 def _manifest_case(folder: Path, subject: str, files: list[dict[str, Any]]) -> Case:
     images = [volume for volume in files if volume["modality"] in _MODALITIES]
     averaged = any("averaged" in volume["kind"] for volume in images)
-    if any(volume["set"] == "multi_misaligned" for volume in images):
+    if any(volume["set"] in ("multi_misaligned", "multi_raw") for volume in images):
         aligned: bool | None = False
     else:
         aligned = True if len(images) > 1 else None

@@ -7,6 +7,7 @@ what one process with both sees.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.transforms import RandomizableTransform, SpatialPad
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from scorefusion.fusion.planes import Plane, position_channels
 from scorefusion.imaging.acquisition import Acquisition, AxisSampling, Profile
 from scorefusion.imaging.intensity_map import BACKGROUND, DARKEST, IntensityMaps, clear_background
 from scorefusion.synthesis import artefacts
+from scorefusion.training.guides import FOREGROUND, displace, keep_some, mislabel, paint_lesions
 from scorefusion.training.recipe import Augmentation, Recipe, Scanners
 from scorefusion.training.volumes import TrainingVolume
 from scorefusion.transfer import to_device
@@ -29,11 +32,9 @@ from scorefusion.transfer import to_device
 if TYPE_CHECKING:
     from scorefusion.synthesis.generator import ContrastGenerator
 
-FOREGROUND = -0.9  # normalised intensity above which a voxel belongs to the head
 ENOUGH_FOREGROUND = 0.15  # share of a block
 TRIES = 20
 WHOLE = 16  # sizes of whole volumes are cut to its multiples, which all networks take without padding
-DROPPED = 0.3  # how often an optional condition is left out
 SHADE_REACH = (30.0, 90.0)  # voxels over which shading changes
 Kind = TypeVar("Kind")
 
@@ -118,19 +119,28 @@ class BlockSource:
         """Block `number` of a stream."""
         rng = np.random.default_rng([self.recipe.seed, stream, number])
         cut = self._synthetic(rng) if rng.random() < self.synthetic_share else self._cut(rng)
+        if self.augment:
+            cut = spoil_guides(cut, self.recipe, rng)
         image = cut.image
         if self.augment:
             # A sharper image of the same contrast may change its intensities at will; another contrast's may not.
             changed = image if self.recipe.task == "super_resolution" else image[:-1]
             changed = self._augment(changed, rng)
             image = changed if self.recipe.task == "super_resolution" else torch.cat([changed, image[-1:]])
+            image = displace_guides(image, self.recipe, rng)
         return self._measure(replace(cut, image=image), rng)
 
     def _cut(self, rng: np.random.Generator) -> _Cut:
         volume = self.volumes[rng.choice(len(self.volumes), p=self.chances)]
         whole = volume.data.shape[1:]
         shape = self.shape or [max(1, have // WHOLE * WHOLE) for have in whole]
-        size = [min(want, have) for want, have in zip(shape, whole, strict=True)]
+        sharp, zoom = volume.sharp_axes, (1.0, 1.0, 1.0)
+        clinical = self.recipe.data.augmentation
+        if self.augment and clinical.clinical_share and rng.random() < clinical.clinical_share:
+            across = int(rng.choice(sharp))
+            finer = float(rng.uniform(*clinical.finer))
+            sharp, zoom = (across,), _triple([1.0 if axis == across else finer for axis in range(3)])
+        size = [min(math.ceil(want / by), have) for want, by, have in zip(shape, zoom, whole, strict=True)]
         for _ in range(TRIES):
             start = [int(rng.integers(have - want + 1)) for want, have in zip(size, whole, strict=True)]
             window = tuple(slice(first, first + count) for first, count in zip(start, size, strict=True))
@@ -138,6 +148,11 @@ class BlockSource:
             if (block[-1] > FOREGROUND).mean() > ENOUGH_FOREGROUND:
                 break
         image = to_device(torch.from_numpy(block.astype(np.float32)), self.device)
+        if zoom != (1.0, 1.0, 1.0):
+            size = [min(want, round(have * by)) for want, by, have in zip(shape, zoom, size, strict=True)]
+            image = F.interpolate(image[None], size=size, mode="trilinear", align_corners=False)[0]
+            whole = _triple([round(have * by) for have, by in zip(whole, zoom, strict=True)])
+            start = [round(first * by) for first, by in zip(start, zoom, strict=True)]
         for axis, chance in enumerate(self.recipe.data.augmentation.flip if self.augment else ()):
             if rng.random() < chance:
                 image = image.flip(1 + axis)
@@ -147,7 +162,7 @@ class BlockSource:
         if full != size:
             image = SpatialPad(full, method="end", mode="replicate")(image)
         lacking = tuple(not bool((channel > BACKGROUND).any()) for channel in block[:-1])
-        return _Cut(torch.as_tensor(image).contiguous(), volume.sharp_axes, tuple(start), whole, lacking)
+        return _Cut(torch.as_tensor(image).contiguous(), sharp, tuple(start), whole, lacking)
 
     def synthetic_head(self, number: int) -> Tensor:
         """Conditions and target of a head from the generator alone, `(C, I, J, K)` in about [-1, 1]."""
@@ -189,7 +204,7 @@ class BlockSource:
         operator = None
         if self.recipe.task == "super_resolution":
             operator = draw_acquisition(self.recipe.data.acquisition, _triple(target.shape[1:]), rng, cut.sharp_axes)
-            conditions = torch.cat([self._base(operator, target), conditions])
+            conditions = torch.cat([self._base(operator, target, rng), conditions])
         present = self._presence(cut, rng)
         base = ModelInputs(conditions[None], present=present, maps=self.maps).base[0]
         residual = 0.5 * gain * (target - base)
@@ -201,8 +216,10 @@ class BlockSource:
         known = None if operator is None else to_device(acquisition_vector(operator)[0], self.device)
         return Block(conditions, residual, weight, known, operator, present, planes, position, self.maps)
 
-    def _base(self, operator: Acquisition, target: Tensor) -> Tensor:
+    def _base(self, operator: Acquisition, target: Tensor, rng: np.random.Generator) -> Tensor:
         measured, base = operator.forward(target[None]), self.recipe.networks.base
+        if self.augment:
+            measured = uneven_slices(measured, operator, self.recipe.data.acquisition, rng)
         if base == "back_projection":
             return operator.back_project(measured, self.recipe.networks.base_rounds)[0]
         assert base != "condition"  # the recipe sees to it
@@ -214,13 +231,10 @@ class BlockSource:
         optional = [condition.optional for condition in self.recipe.conditions]
         if not any(optional):
             return None
-        dropped = [may_lack and rng.random() < DROPPED for may_lack in optional]
         coarse = (False,) * sum(condition.coarse for condition in self.recipe.conditions)
         lacking = (*coarse, *cut.lacking) if cut.lacking else (False,) * len(optional)
-        return tuple(
-            not (left_out or (may_lack and lacks))
-            for left_out, may_lack, lacks in zip(dropped, optional, lacking, strict=True)
-        )
+        there = [not (may_lack and lacks) for may_lack, lacks in zip(optional, lacking, strict=True)]
+        return keep_some(there, optional, self.recipe.data.guides, rng)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +255,30 @@ class _Cut:
             wanted = torch.arange(start, start + size, device=channels.device).clamp(max=self.whole[axis] - 1)
             channels = channels.index_select(1 + axis, wanted)
         return channels
+
+
+def spoil_guides(cut: _Cut, recipe: Recipe, rng: np.random.Generator) -> _Cut:
+    """Guides under the wrong name, and lesions that one scan alone shows; nothing is drawn where the recipe has none."""
+    guides = recipe.data.guides
+    if recipe.task != "super_resolution" or len(cut.image) < 2:
+        return cut
+    there = [not lacks for lacks in (cut.lacking or (False,) * (len(cut.image) - 1))]
+    if guides.mislabelled_share and rng.random() < guides.mislabelled_share:
+        order = mislabel(there, rng)
+        image = torch.cat([cut.image[:-1][order], cut.image[-1:]])
+        there = [there[place] for place in order]
+        cut = replace(cut, image=image, lacking=tuple(not here for here in there))
+    if guides.lesion_share:
+        cut = replace(cut, image=paint_lesions(cut.image, there, guides.lesion_share, rng))
+    return cut
+
+
+def displace_guides(image: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    """Each optional condition a little off, as registration leaves it."""
+    shift = recipe.data.guides.shift
+    if recipe.task != "super_resolution" or not shift:
+        return image
+    return torch.stack([*(displace(guide, rng.uniform(-shift, shift, 3)) for guide in image[:-1]), image[-1]])
 
 
 def at_median(image: Tensor, median: float | None) -> Tensor:
@@ -315,6 +353,24 @@ def draw_acquisition(
     for axis in coarse:
         axes[axis] = _sampling(shape[axis], factor, factor * ratio, profile, rng)
     return Acquisition(shape, axes)
+
+
+def uneven_slices(
+    measured: Tensor, operator: Acquisition, scanners: Scanners, rng: np.random.Generator
+) -> Tensor:
+    """Thick slices `(B, C, i, j, k)` in about [-1, 1] that differ in gain and noise, with chance `uneven_share`."""
+    thick = [axis for axis, sampling in enumerate(operator.axes) if sampling is not None]
+    if not scanners.uneven_share or len(thick) != 1 or rng.random() >= scanners.uneven_share:
+        return measured
+    shape = [1] * measured.dim()
+    count = shape[2 + thick[0]] = measured.shape[2 + thick[0]]
+    gain = np.exp(rng.normal(0.0, rng.uniform(0.0, scanners.slice_gain), count))
+    noise = np.abs(rng.normal(0.0, rng.uniform(0.0, scanners.slice_noise), count))
+    gains, noises = (to_device(torch.from_numpy(each.astype(np.float32)).reshape(shape), measured.device)
+                     for each in (gain, noise))  # fmt: skip
+    source = torch.Generator(measured.device).manual_seed(int(rng.integers(2**31)))
+    grain = torch.randn(measured.shape, generator=source, device=measured.device)
+    return (measured + 1.0) * gains - 1.0 + 2.0 * noises * grain * (measured > BACKGROUND)
 
 
 def _sampling(size: int, factor: float, width: float, profile: Profile, rng: np.random.Generator) -> AxisSampling:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from scorefusion.bundle.folder import Bundle
@@ -113,6 +114,9 @@ class WarmStart:
 def warm_start(module: nn.Module, bundle: Bundle, base: str | None = None) -> WarmStart:
     """Copy whatever has the same name and shape in a bundle's model into `module` (an ensemble or a rule).
 
+    Where the recipe has conditions that the bundle lacks, after those that it has, the weights that would look at them
+    start at zero: the model says at first what the bundle's does.
+
     Args:
         base: of the recipe. If the bundle has another one, its last layers speak of another residual and are not taken.
 
@@ -148,6 +152,7 @@ def warm_start_conditions(ensemble: PlaneEnsemble, bundles: Sequence[Bundle], ba
 def _take_over(module: nn.Module, available: Mapping[str, Tensor], bundle: Bundle, base: str | None) -> WarmStart:
     own = _named(module)
     source = {name: value for name, value in available.items() if name in own}
+    source = {name: _widened(name, value, own[name].shape, bundle) for name, value in source.items()}
     taken = {name: value for name, value in source.items() if own[name].shape == value.shape}
     if base not in (None, bundle.section["base"]):
         taken = {name: value for name, value in taken.items() if "head" not in name.split(".")}
@@ -157,6 +162,34 @@ def _take_over(module: nn.Module, available: Mapping[str, Tensor], bundle: Bundl
     for name, value in taken.items():
         own[name].data.copy_(value)
     return WarmStart(len(taken), len(own) - len(taken))
+
+
+def _widened(name: str, value: Tensor, shape: Sequence[int], bundle: Bundle) -> Tensor:
+    """Weights of an input layer with zeros for conditions that the bundle lacks; others as they are."""
+    parts = name.split(".")
+    if value.shape == tuple(shape) or value.dim() != len(shape) or value.shape[0] != shape[0]:
+        return value
+    extra = shape[1] - value.shape[1]
+    if parts[-2:] == ["stem", "weight"]:
+        section = bundle.section
+        count, known = len(section["conditions"]), section["inputs"]
+        fixed = 3 * known["position"] + known["foreground"]
+        if "networks" in parts:  # of a plane: condition slabs, position, foreground, noisy slice
+            behind = fixed + 1
+            before = count * (2 * section["slab_radius"] + 1)
+        else:  # of the 3D network: noisy volume, conditions, position, foreground, predictions
+            before = 1 + count
+            behind = fixed + (len(section["planes"]) * len(section["networks"]["planes"]) if extra else 0)
+        cell = value.shape[1] // (before + behind)  # neighbours that have become channels
+        first, last = value[:, : before * cell], value[:, before * cell :]
+    elif parts[-3:] == ["embedding", "context", "weight"]:  # plane, acquisition, presence
+        first, last = value, value[:, :0]
+    else:
+        return value
+    if extra < 0:
+        return value
+    blank = value.new_zeros(shape[0], extra, *value.shape[2:])
+    return torch.cat([first, blank, last], dim=1)
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:

@@ -117,6 +117,9 @@ class Scanners(_Part):
         width_ratio: slice thickness over slice distance; below 1 is a gap.
         gapless_share: share of acquisitions with thickness = distance.
         gaussian_share: share of Gaussian slice profiles.
+        uneven_share: of thick-slice scans whose slices differ in gain and noise, as those of real scanners do.
+        slice_gain: largest standard deviation of the logarithm of the gain from slice to slice.
+        slice_noise: largest standard deviation of a slice's own noise, 1 = the intensity range.
     """
 
     isotropic_share: float = Field(0.45, ge=0, le=1)
@@ -125,6 +128,9 @@ class Scanners(_Part):
     width_ratio: tuple[float, float] = (0.7, 1.3)
     gapless_share: float = Field(0.7, ge=0, le=1)
     gaussian_share: float = Field(0.25, ge=0, le=1)
+    uneven_share: float = Field(0.0, ge=0, le=1)
+    slice_gain: float = Field(0.0, ge=0, le=0.2)
+    slice_noise: float = Field(0.0, ge=0, le=0.2)
 
 
 class Augmentation(_Part):
@@ -138,6 +144,8 @@ class Augmentation(_Part):
         coarse_share: how often slices are made thick or voxels large, along any axis.
         shade: largest standard deviation of the logarithm of a smooth shading.
         noise: largest standard deviation of Rician noise, 1 = the intensity range.
+        clinical_share: how often the grid is a clinical one: two axes finer than the third, which alone is made coarse.
+        finer: how many voxels of that grid fill one of the volume's, from ... to.
     """
 
     flip: tuple[float, float, float] = (0.5, 0.25, 0.25)
@@ -148,6 +156,28 @@ class Augmentation(_Part):
     coarse_share: float = Field(0.0, ge=0, le=1)
     shade: float = Field(0.0, ge=0, le=1)
     noise: float = Field(0.0, ge=0, le=1)
+    clinical_share: float = Field(0.0, ge=0, le=1)
+    finer: tuple[float, float] = (1.0, 2.2)
+
+
+class Guides(_Part):
+    """What may be missing or wrong with the optional conditions in training, since it is in use.
+
+    Attributes:
+        alone_share: how often none is there.
+        single_share: how often one is there; otherwise each is dropped by itself.
+        dropped: chance of that.
+        shift: largest displacement along each axis, voxels: what registration leaves.
+        mislabelled_share: how often one stands in the place of another contrast.
+        lesion_share: how often there is a lesion that the target alone shows, and how often one that a guide alone does.
+    """
+
+    alone_share: float = Field(0.0, ge=0, le=1)
+    single_share: float = Field(0.0, ge=0, le=1)
+    dropped: float = Field(0.3, ge=0, le=1)
+    shift: float = Field(0.0, ge=0, le=8)
+    mislabelled_share: float = Field(0.0, ge=0, le=1)
+    lesion_share: float = Field(0.0, ge=0, le=1)
 
 
 class Synthetic(_Part):
@@ -185,6 +215,7 @@ class Data(_Part):
     corrupt: Literal["stop", "skip"] = "stop"
     acquisition: Scanners = Scanners()
     augmentation: Augmentation = Augmentation()
+    guides: Guides = Guides()
     synthetic: Synthetic | None = None
 
 

@@ -17,7 +17,7 @@ import torch
 from monai.data import CacheDataset, set_track_meta
 from monai.transforms import Compose, CropForegroundd, MapTransform
 
-from scorefusion.datasets.datalist import PROJECT, Case, Datalist, find_datalist
+from scorefusion.datasets.datalist import PROJECT, PROJECT_ALL, Case, Datalist, find_datalist
 from scorefusion.datasets.spectrum import read_axes
 from scorefusion.errors import RequestError, ScoreFusionError, VolumeError
 from scorefusion.imaging.files import read_volume
@@ -78,7 +78,7 @@ def open_datalist(recipe: Recipe, folder: Path | None = None, strict: bool = Tru
         return None
     splits = tuple({"val": None, **dict.fromkeys(recipe.data.train_on)})
     path = Path(recipe.data.datalist)
-    if folder is not None and str(path) != PROJECT:
+    if folder is not None and str(path) not in (PROJECT, PROJECT_ALL):
         path = folder / path  # an absolute one stays
     return find_datalist(path, splits, strict=strict)
 
@@ -93,7 +93,11 @@ def list_items(recipe: Recipe, cases: Sequence[Case]) -> list[Item]:
     for case in cases:
         if case.subject in recipe.data.leave_out:
             continue
-        if len(recipe.conditions) > sum(c.coarse for c in recipe.conditions) and case.aligned is False:
+        beside = [condition for condition in recipe.conditions if not condition.coarse]
+        apart = case.aligned is False
+        if apart and recipe.task == "super_resolution" and all(condition.optional for condition in beside):
+            pass  # each contrast by itself
+        elif beside and apart:
             logger.warning(
                 "%s is left out: its contrasts do not lie on each other (scorefusion data register)", case.subject
             )
@@ -103,7 +107,8 @@ def list_items(recipe: Recipe, cases: Sequence[Case]) -> list[Item]:
             for condition in recipe.conditions:
                 if condition.coarse:
                     continue
-                found = next((key for key in condition.contrasts if key in case.contrasts and key != target), None)
+                others = () if apart else condition.contrasts
+                found = next((key for key in others if key in case.contrasts and key != target), None)
                 if found is None and not condition.optional:
                     break
                 channels.append(found)
