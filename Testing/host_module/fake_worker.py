@@ -21,6 +21,9 @@ import nibabel as nib
 import numpy as np
 
 
+BRIGHTER = 7.0  # for each further scan
+
+
 def emit(**event: object) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
@@ -60,7 +63,10 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("verb", choices=["translate"])
     parser.add_argument("base", type=Path)
-    parser.add_argument("--input", action="append")
+    parser.add_argument("--input", action="append", default=[])
+    parser.add_argument("--stack", action="append", type=Path, default=[])
+    parser.add_argument("--no-register", action="store_true")
+    parser.add_argument("--skip-unregistered", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--uncertainty", type=Path)
     for name in ("--model", "--preset", "--device", "--axis"):
@@ -91,7 +97,8 @@ def write_result(options: argparse.Namespace) -> None:
     fine[:3, axis] /= factor
     # The outer corner of the first voxel stays where it was.
     fine[:3, 3] += (affine[:3, axis] / 2) * (1 / factor - 1)
-    result = np.repeat(data, factor, axis=axis)
+    # Each further scan makes the result a little brighter, so that one with guides differs from one without.
+    result = np.repeat(data, factor, axis=axis) + BRIGHTER * (len(options.input) + len(options.stack))
     save(result, fine, options.output)
     if options.uncertainty is not None:
         save(np.abs(np.gradient(result, axis=axis)), fine, options.uncertainty)
@@ -100,6 +107,7 @@ def write_result(options: argparse.Namespace) -> None:
     record = {
         "Model": {"Id": options.model, "Sha256": "0" * 64},
         "Seed": options.seed,
+        "Registration": [] if options.no_register else [moved(scan, affine) for scan in options.input],
         "Sources": {"first": {"Name": options.base.name}},
         "Warnings": [warning],
     }
@@ -113,6 +121,14 @@ def write_result(options: argparse.Namespace) -> None:
         quality={"measurement_residual_max": 0.001, "mean_uncertainty": 2.5},
         seconds=0.2,
     )
+
+
+def moved(scan: str, base: np.ndarray) -> dict[str, object]:
+    """The record of a guide: how far its first voxel lies from the base's, in place of a registration."""
+    name, path = scan.split("=", 1)
+    distance = float(np.linalg.norm(nib.load(path).affine[:3, 3] - base[:3, 3]))
+    facts = {"Input": name, "Name": Path(path).name, "MovedMm": distance, "TurnedDegrees": 1.1}
+    return {**facts, "MetricBefore": -0.4, "MetricAfter": -0.6, "Used": True}
 
 
 def save(data: np.ndarray, affine: np.ndarray, path: Path) -> None:

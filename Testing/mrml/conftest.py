@@ -110,10 +110,10 @@ METADATA = {
 
 @pytest.fixture
 def in_process_worker(monkeypatch: pytest.MonkeyPatch, fake_worker: Any) -> None:
-    """Do the fake worker's arithmetic in this process: the same files, without the second that a start takes."""
+    """Do the workers' arithmetic in this process: the same files, without the second that a start takes."""
     import importlib.util
 
-    from ScoreFusionLib.logic import job
+    from ScoreFusionLib.logic import job, quality
 
     spec = importlib.util.spec_from_file_location("fake_worker", FAKE_WORKER)
     assert spec is not None
@@ -122,6 +122,7 @@ def in_process_worker(monkeypatch: pytest.MonkeyPatch, fake_worker: Any) -> None
     spec.loader.exec_module(module)
     events: list[dict[str, Any]] = []
     monkeypatch.setattr(module, "emit", lambda **event: events.append(event))
+    monkeypatch.setattr(quality, "_write", events.append)
 
     class InProcess:
         returncode, tail, is_running = 0, "", False
@@ -133,8 +134,12 @@ def in_process_worker(monkeypatch: pytest.MonkeyPatch, fake_worker: Any) -> None
             self.is_running = True
 
         def poll(self) -> list[dict[str, Any]]:
-            monkeypatch.setattr(sys, "argv", self._args[2:])
-            module.write_result(module.read_options())
+            events.clear()
+            if quality.MODULE in self._args:
+                self.returncode = quality.main(self._args[self._args.index(quality.MODULE) + 1 :])
+            else:
+                monkeypatch.setattr(sys, "argv", self._args[2:])
+                module.write_result(module.read_options())
             self.is_running = False
             return [*events]
 

@@ -1,0 +1,214 @@
+"""The scans of an exam in the panel: filled by themselves, edited, saved, run, and what of the result is theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from module_host import MODULE, add_volume, thick_head
+
+slicer = pytest.importorskip("slicer")
+
+SECONDS = 60.0
+
+
+def sharp_head(name: str) -> Any:
+    voxels = np.random.default_rng(1).integers(0, 900, (32, 30, 24)).astype(np.int16)
+    return add_volume(name, voxels, np.diag([1.0, 1.0, 1.0, 1.0]))
+
+
+def into_study(*nodes: Any, patient: str = "Ann") -> None:
+    """Put volumes under one visit of a patient."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    subject = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), patient)
+    study = hierarchy.CreateStudyItem(subject, "May")
+    for node in nodes:
+        item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(study, node)
+        hierarchy.SetItemParent(item, study)
+
+
+def choose(widget: Any, model: str, node: Any) -> None:
+    widget.ui.modelSelector.setCurrentIndex(widget.panel.models.ids().index(model))
+    next(iter(widget.panel.conditions.selectors.values())).setCurrentNode(node)
+
+
+def rows(widget: Any) -> list[tuple[str, str]]:
+    """Name and role as the panel shows them."""
+    shown = [(row.volume.currentNode(), row.role.currentText) for row in widget.panel.exam.rows]
+    return [(node.GetName() if node is not None else "", role) for node, role in shown]
+
+
+def set_role(widget: Any, index: int, text: str) -> None:
+    selector = widget.panel.exam.rows[index].role
+    selector.setCurrentIndex(selector.findText(text))
+
+
+def run(host: Any, widget: Any) -> Any:
+    assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
+    widget.ui.applyButton.click()
+    host.wait_until(lambda: not widget.panel.run.is_busy, timeout=SECONDS)
+    assert widget.panel.run.job.error is None, widget.panel.run.job.error
+    return widget.panel.run.job
+
+
+@pytest.fixture
+def exam(widget: Any) -> Any:
+    """A patient with a thick FLAIR, chosen to be restored, a sharp T1w and a sharp FLAIR."""
+    base = thick_head("AX FLAIR")
+    into_study(base, sharp_head("MPRAGE"), sharp_head("SAG FLAIR"))
+    choose(widget, "test-exam", base)
+    return widget
+
+
+class TestRows:
+    def test_the_scans_of_the_patient_fill_them(self, exam: Any) -> None:
+        assert rows(exam) == [("MPRAGE", "T1w"), ("SAG FLAIR", "Not used")]
+        assert "shows the same contrast (FLAIR)" in exam.panel.exam.rows[1].role.toolTip
+        roles = exam.panel.exam.rows[0].role
+        texts = [roles.itemText(index) for index in range(roles.count)]
+        assert texts == ["T1w", "T1w+C", "T2w", "FLAIR", "PD", "Further stack", "Not used"]
+
+    def test_without_a_patient_there_are_none_and_a_scan_can_be_added(self, widget: Any) -> None:
+        base = thick_head("AX FLAIR")
+        sharp_head("AX T2")
+        choose(widget, "test-exam", base)
+        assert rows(widget) == []
+        widget.ui.addScanButton.click()
+        assert rows(widget) == [("AX T2", "T2w")]
+        widget.ui.addScanButton.click()
+        assert rows(widget)[1] == ("", "Not used")
+        widget.panel.exam.rows[1].volume.setCurrentNode(sharp_head("localizer"))
+        set_role(widget, 1, "PD")
+        assert rows(widget) == [("AX T2", "T2w"), ("localizer", "PD")]
+
+    def test_no_scan_takes_a_row_out_and_it_does_not_come_back(self, exam: Any) -> None:
+        exam.panel.exam.rows[0].volume.setCurrentNode(None)
+        exam.ui.seedSpinBox.setValue(4)
+        assert rows(exam) == [("SAG FLAIR", "Not used")]
+
+    def test_a_deleted_volume_takes_its_row_along(self, exam: Any) -> None:
+        slicer.mrmlScene.RemoveNode(slicer.util.getNode("SAG FLAIR"))
+        assert rows(exam) == [("MPRAGE", "T1w")]
+
+    def test_another_scan_to_restore_begins_anew(self, exam: Any) -> None:
+        set_role(exam, 0, "PD")
+        assert rows(exam)[0] == ("MPRAGE", "PD")
+        other = thick_head("AX T2")
+        into_study(other, sharp_head("T1 of Ben"), patient="Ben")
+        choose(exam, "test-exam", other)
+        assert rows(exam) == [("T1 of Ben", "T1w")]
+
+    def test_the_contrast_that_the_user_corrects_counts(self, exam: Any) -> None:
+        exam._parameterNode.contrast = type(exam._parameterNode.contrast).T1
+        assert rows(exam) == [("MPRAGE", "Not used"), ("SAG FLAIR", "FLAIR")]
+
+    def test_a_model_without_optional_inputs_shows_nothing_of_it(self, exam: Any) -> None:
+        assert exam.ui.examContainer.visible
+        choose(exam, "test-sr", slicer.util.getNode("AX FLAIR"))
+        assert not exam.ui.examContainer.visible
+        assert exam.panel.exam.scans == []
+
+    def test_two_scans_of_one_role_cannot_run(self, exam: Any) -> None:
+        set_role(exam, 1, "T1w")
+        assert not exam.ui.applyButton.enabled
+        assert exam.ui.applyButton.toolTip == "Two scans have the role 'T1w'. Set one of them to 'Not used'."
+
+    def test_one_volume_in_two_rows_cannot_run(self, exam: Any) -> None:
+        exam.panel.exam.rows[1].volume.setCurrentNode(slicer.util.getNode("MPRAGE"))
+        set_role(exam, 1, "Further stack")
+        assert exam.ui.applyButton.toolTip == "The same volume is chosen for two inputs."
+
+    def test_a_saved_scene_brings_them_back(self, host: Any, exam: Any, tmp_path: Path) -> None:
+        set_role(exam, 1, "Further stack")
+        exam.ui.registerCheckBox.setChecked(False)
+        path = tmp_path / "scene.mrml"
+        slicer.mrmlScene.SetURL(str(path))
+        slicer.mrmlScene.Commit(str(path))
+        host.close_scene()
+        assert rows(exam) == []
+        slicer.mrmlScene.SetURL(str(path))
+        slicer.mrmlScene.Connect()
+        exam.initializeParameterNode()
+        # Without their files the volumes come back empty; what was chosen stands.
+        kept = [(scan.node.GetName(), scan.role) for scan in read_rows(exam)]
+        assert kept == [("MPRAGE", "t1"), ("SAG FLAIR", "stack")]
+        assert not exam.ui.registerCheckBox.checked
+
+
+def read_rows(widget: Any) -> Any:
+    from ScoreFusionLib.logic.exam import read_scans
+
+    return read_scans(widget._parameterNode.parameterNode)
+
+
+class TestRun:
+    def test_what_was_moved_is_told_and_what_the_guides_changed_is_shown(self, host: Any, exam: Any) -> None:
+        slicer.util.getNode("MPRAGE").SetOrigin(0.0, 3.0, 1.0)
+        set_role(exam, 1, "Further stack")
+        exam.ui.seedSpinBox.setValue(3)
+        job = run(host, exam)
+        arguments = job._worker.args
+        (guide,) = (arguments[at + 1] for at, word in enumerate(arguments) if word == "--input")
+        assert guide.startswith("t1=")
+        assert "--stack" in arguments
+        assert "--no-register" not in arguments
+        assert "T1w: moved 3.2 mm, 1.1 degrees" in exam.ui.qualityLabel.text
+        assert job.result.node.GetAttribute("ScoreFusion.Registration.t1.TurnedDegrees") == "1.1"
+
+        assert exam.ui.guidesButton.visible
+        exam.ui.guidesButton.click()
+        host.wait_until(lambda: not exam.panel.run.is_busy, timeout=SECONDS)
+        part = exam.panel.run.job
+        assert part.error is None, part.error
+        assert exam.ui.overlaySelector.currentText == "What the guides changed"
+        change = part.result.guides_map
+        assert np.allclose(slicer.util.arrayFromVolume(change), 7.0, atol=1e-3)  # the stand-in's, for one guide
+        assert change.GetDisplayNode().GetColorNode().GetName() == "ScoreFusion change"
+        assert part.request.seed == 3
+
+    def test_without_guides_there_is_nothing_to_show(self, host: Any, exam: Any) -> None:
+        set_role(exam, 0, "Not used")
+        exam.ui.registerCheckBox.setChecked(False)
+        assert "--input" not in run(host, exam)._worker.args
+        assert not exam.ui.guidesButton.visible
+        assert "moved" not in exam.ui.qualityLabel.text
+
+    def test_registration_can_be_switched_off(self, host: Any, exam: Any) -> None:
+        exam.ui.registerCheckBox.setChecked(False)
+        assert "--no-register" in run(host, exam)._worker.args
+
+    def test_the_console_takes_guides_by_name(self, host: Any, exam: Any) -> None:
+        base, t1 = slicer.util.getNode("AX FLAIR"), slicer.util.getNode("MPRAGE")
+        node = exam.logic.translate(base, model="test-exam", guides={"t1": t1}, register=True)
+        assert node.GetAttribute("ScoreFusion.Registration.t1.Used") == "True"
+
+
+class TestLook:
+    @pytest.mark.parametrize("scale", [1.0, 1.5], ids=["usual font", "high-DPI font"])
+    def test_no_text_is_cut_in_300_pixels(self, scale: float, host: Any, fake_worker: Any, tmp_path: Path) -> None:
+        import os
+
+        import qt
+        from text_fit import cut_texts
+
+        usual = qt.QApplication.font()
+        font = qt.QFont(usual)
+        font.setPointSizeF(scale * usual.pointSizeF())
+        qt.QApplication.setFont(font)
+        try:
+            widget = host.open(host.load_module(MODULE), width=300)
+            base = thick_head("AX FLAIR of a person with a very long name")
+            into_study(base, sharp_head("MPRAGE of a person with a very long name"), sharp_head("SAG FLAIR"))
+            choose(widget, "test-exam", base)
+            widget.ui.resultSection.collapsed = False
+            widget.ui.guidesButton.setVisible(True)
+            picture = Path(os.environ.get("SCOREFUSION_LOOK", tmp_path)) / f"exam-{scale}.png"
+            for _settling in range(2):
+                host.grab(widget, picture, width=300)
+            assert not cut_texts(widget.ui.ScoreFusion)
+            assert widget.ui.ScoreFusion.width <= 300
+            assert widget.panel.exam.rows[0].volume.width >= 60
+        finally:
+            qt.QApplication.setFont(usual)
