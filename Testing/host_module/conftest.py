@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process_worker import replace_worker
 from models_on_disk import EXAM, SHARPENING, TRANSLATION, write_model
 from module_host import FAKE_WORKER, MODULE, ROOT
 
@@ -66,6 +67,12 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     behave("ok")
     return behave
+
+
+@pytest.fixture
+def in_process_worker(fake_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do the workers' arithmetic in this process."""
+    replace_worker(monkeypatch)
 
 
 @pytest.fixture

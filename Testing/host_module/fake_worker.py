@@ -20,7 +20,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-
 BRIGHTER = 7.0  # for each further scan
 
 

@@ -120,7 +120,7 @@ class TestRoles:
         found = proposed(base)["COR FLAIR"]
         assert found.role == UNUSED
         assert "shows the same contrast (FLAIR) as the scan to restore" in found.reason
-        assert "choose 'Further stack'" in found.reason
+        assert "choose 'Stack'" in found.reason
 
     def test_a_scan_that_is_nowhere_sharper_is_no_guide(self, scan: Any) -> None:
         base = scan("AX FLAIR", THICK)

@@ -55,7 +55,7 @@ def roles_of(model: ModelInfo) -> dict[str, str]:
     """Return the roles that a model knows and their texts."""
     roles = {condition.name: scan_label(condition.name) for condition in optional_conditions(model)}
     if model.task == "super_resolution":
-        roles[STACK] = _("Further stack")
+        roles[STACK] = _("Stack")
     return {**roles, UNUSED: _("Not used")}
 
 
@@ -153,7 +153,7 @@ def _judge(model: ModelInfo, base: Any, contrast: str | None, node: Any) -> Scan
     if is_sharpening and found == contrast:
         text = _(
             "'{volume}' shows the same contrast ({contrast}) as the scan to restore. If it is another stack of it, "
-            "choose 'Further stack'."
+            "choose 'Stack'."
         )
         return Scan(node, UNUSED, text.format(**names))
     role = next((c.name for c in optional_conditions(model) if found in (c.contrasts or (c.name,))), None)

@@ -110,6 +110,9 @@ class ExamSection:
 
     def _show(self, scans: Sequence[Scan], reasons: dict[str, str], *, rebuild: bool) -> None:
         roles = exam.roles_of(self._model) if self._model is not None else {}
+        usual = _(
+            "What this scan is for: a guide of that contrast, or a stack: the scan to restore once more, cut otherwise."
+        )
         if rebuild or len(scans) != len(self.rows):
             self._build(len(scans), roles)
         for index, (row, scan) in enumerate(zip(self.rows, scans, strict=True)):
@@ -122,7 +125,7 @@ class ExamSection:
             node_id = scan.node.GetID() if scan.node is not None else ""
             self.rows[index] = replace(row, node_id=node_id)
             reason = reasons.get(node_id, "") if scan.role == exam.UNUSED else ""
-            row.role.setToolTip(reason or _("What this scan is for: a guide of that contrast, or another stack."))
+            row.role.setToolTip(reason or usual)
             row.volume.setToolTip(scan.node.GetName() if scan.node is not None else _("Choose a scan of this person."))
 
     def _build(self, count: int, roles: dict[str, str]) -> None:
