@@ -66,7 +66,7 @@ SHARPENING = {
 }
 EXAM = {
     **SHARPENING,
-    "title": "Brain exam super-resolution",
+    "title": "Brain exam",
     "about": "Makes 1 mm volumes from thick slices, guided by other scans.",
     "conditions": [
         {"name": "image", "contrasts": ["t1", "t1ce", "t2", "flair", "pd"], "optional": False},

@@ -99,6 +99,7 @@ class ExamSection:
             and self._parameter_node is not None
             and bool(exam.optional_conditions(self._model))
             and bool(self._taken)
+            and self._taken[0].GetScene() is not None
             and self._taken[0].GetImageData() is not None
         )
 
@@ -166,13 +167,20 @@ class ExamSection:
         return selector
 
     def _on_node(self, index: int, node: Any | None) -> None:
-        scene = slicer.mrmlScene
-        if scene.IsClosing() or index >= len(self.rows):
+        """Take what was chosen; later, since a selector goes on to another volume before its own is deleted."""
+        if not slicer.mrmlScene.IsClosing() and index < len(self.rows):
+            shown = self.rows[index].node_id
+            qt.QTimer.singleShot(0, lambda: self._accept(index, shown, node))
+
+    def _accept(self, index: int, shown: str, node: Any | None) -> None:
+        if not self._is_offered or self._model is None:
             return
-        shown = self.rows[index].node_id
-        # Where a volume was deleted, its selector goes on to the one above: nobody has chosen that.
-        is_deleted = bool(shown) and scene.GetNodeByID(shown) is None
-        self._change(index, None if is_deleted or node is None else lambda scan: replace(scan, node=node))
+        if shown and slicer.mrmlScene.GetNodeByID(shown) is None:  # deleted: nobody has chosen another one
+            left = [scan for scan in self.scans if scan.node is not None]
+            edited = exam.are_edited(self._parameter_node, self._model, self._taken[0])
+            exam.write_scans(self._parameter_node, left, self._model, self._taken[0], edited=edited)
+        else:
+            self._change(index, None if node is None else lambda scan: replace(scan, node=node))
 
     def _on_role(self, index: int, role: str) -> None:
         self._change(index, lambda scan: replace(scan, role=role))

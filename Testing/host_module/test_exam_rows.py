@@ -40,6 +40,11 @@ def rows(widget: Any) -> list[tuple[str, str]]:
     return [(node.GetName() if node is not None else "", role) for node, role in shown]
 
 
+def set_volume(host: Any, widget: Any, index: int, node: Any) -> None:
+    widget.panel.exam.rows[index].volume.setCurrentNode(node)
+    host.process_events()
+
+
 def set_role(widget: Any, index: int, text: str) -> None:
     selector = widget.panel.exam.rows[index].role
     selector.setCurrentIndex(selector.findText(text))
@@ -70,7 +75,7 @@ class TestRows:
         texts = [roles.itemText(index) for index in range(roles.count)]
         assert texts == ["T1w", "T1w+C", "T2w", "FLAIR", "PD", "Stack", "Not used"]
 
-    def test_without_a_patient_there_are_none_and_a_scan_can_be_added(self, widget: Any) -> None:
+    def test_without_a_patient_there_are_none_and_a_scan_can_be_added(self, host: Any, widget: Any) -> None:
         base = thick_head("AX FLAIR")
         sharp_head("AX T2")
         choose(widget, "test-exam", base)
@@ -79,18 +84,22 @@ class TestRows:
         assert rows(widget) == [("AX T2", "T2w")]
         widget.ui.addScanButton.click()
         assert rows(widget)[1] == ("", "Not used")
-        widget.panel.exam.rows[1].volume.setCurrentNode(sharp_head("localizer"))
+        set_volume(host, widget, 1, sharp_head("localizer"))
         set_role(widget, 1, "PD")
         assert rows(widget) == [("AX T2", "T2w"), ("localizer", "PD")]
 
-    def test_no_scan_takes_a_row_out_and_it_does_not_come_back(self, exam: Any) -> None:
-        exam.panel.exam.rows[0].volume.setCurrentNode(None)
+    def test_no_scan_takes_a_row_out_and_it_does_not_come_back(self, host: Any, exam: Any) -> None:
+        set_volume(host, exam, 0, None)
         exam.ui.seedSpinBox.setValue(4)
         assert rows(exam) == [("SAG FLAIR", "Not used")]
 
-    def test_a_deleted_volume_takes_its_row_along(self, exam: Any) -> None:
+    @pytest.mark.parametrize("edited", [False, True])
+    def test_a_deleted_volume_takes_its_row_along(self, edited: bool, host: Any, exam: Any) -> None:
+        if edited:
+            set_role(exam, 0, "PD")
         slicer.mrmlScene.RemoveNode(slicer.util.getNode("SAG FLAIR"))
-        assert rows(exam) == [("MPRAGE", "T1w")]
+        host.process_events()
+        assert rows(exam) == [("MPRAGE", "PD" if edited else "T1w")]
 
     def test_another_scan_to_restore_begins_anew(self, exam: Any) -> None:
         set_role(exam, 0, "PD")
@@ -115,8 +124,8 @@ class TestRows:
         assert not exam.ui.applyButton.enabled
         assert exam.ui.applyButton.toolTip == "Two scans have the role 'T1w'. Set one of them to 'Not used'."
 
-    def test_one_volume_in_two_rows_cannot_run(self, exam: Any) -> None:
-        exam.panel.exam.rows[1].volume.setCurrentNode(slicer.util.getNode("MPRAGE"))
+    def test_one_volume_in_two_rows_cannot_run(self, host: Any, exam: Any) -> None:
+        set_volume(host, exam, 1, slicer.util.getNode("MPRAGE"))
         set_role(exam, 1, "Stack")
         assert exam.ui.applyButton.toolTip == "The same volume is chosen for two inputs."
 
