@@ -106,7 +106,7 @@ def write_result(options: argparse.Namespace) -> None:
     record = {
         "Model": {"Id": options.model, "Sha256": "0" * 64},
         "Seed": options.seed,
-        "Registration": [] if options.no_register else [moved(scan, affine) for scan in options.input],
+        "Registration": [moved(scan, affine, registered=not options.no_register) for scan in options.input],
         "Sources": {"first": {"Name": options.base.name}},
         "Warnings": [warning],
     }
@@ -122,12 +122,14 @@ def write_result(options: argparse.Namespace) -> None:
     )
 
 
-def moved(scan: str, base: np.ndarray) -> dict[str, object]:
+def moved(scan: str, base: np.ndarray, *, registered: bool) -> dict[str, object]:
     """The record of a guide: how far its first voxel lies from the base's, in place of a registration."""
     name, path = scan.split("=", 1)
     distance = float(np.linalg.norm(nib.load(path).affine[:3, 3] - base[:3, 3]))
-    facts = {"Input": name, "Name": Path(path).name, "MovedMm": distance, "TurnedDegrees": 1.1}
-    return {**facts, "MetricBefore": -0.4, "MetricAfter": -0.6, "Used": True}
+    facts = {"Input": name, "Name": Path(path).name, "Registered": registered, "Used": True}
+    if not registered:
+        return {**facts, "MovedMm": 0.0, "TurnedDegrees": 0.0, "MetricBefore": None, "MetricAfter": None}
+    return {**facts, "MovedMm": distance, "TurnedDegrees": 1.1, "MetricBefore": 0.1, "MetricAfter": 0.3}
 
 
 def save(data: np.ndarray, affine: np.ndarray, path: Path) -> None:

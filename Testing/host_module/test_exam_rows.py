@@ -177,6 +177,7 @@ class TestRun:
     def test_registration_can_be_switched_off(self, host: Any, exam: Any) -> None:
         exam.ui.registerCheckBox.setChecked(False)
         assert "--no-register" in run(host, exam)._worker.args
+        assert "T1w: not registered, taken to lie right" in exam.ui.qualityLabel.text
 
     def test_the_console_takes_guides_by_name(self, host: Any, exam: Any) -> None:
         base, t1 = slicer.util.getNode("AX FLAIR"), slicer.util.getNode("MPRAGE")

@@ -110,6 +110,8 @@ def moved_lines(provenance: Mapping[str, Any]) -> list[str]:
         name = label if label != known else str(entry.get("Name") or known)
         if not entry.get("Used", True):
             lines.append(_("{name}: left out, it could not be registered").format(name=name))
+        elif not entry.get("Registered", True):
+            lines.append(_("{name}: not registered, taken to lie right").format(name=name))
         elif isinstance(entry.get("MovedMm"), (int, float)):
             text = _("{name}: moved {distance:.1f} mm, {angle:.1f} degrees")
             lines.append(text.format(name=name, distance=entry["MovedMm"], angle=entry.get("TurnedDegrees") or 0.0))
