@@ -101,10 +101,12 @@ def scans_beside(base: Any, taken: Iterable[Any]) -> list[Any]:
 
 
 def is_scan(node: Any) -> bool:
-    """True for a grey 3D volume that is no label map and was not made by us."""
-    image = node.GetImageData()
+    """True for a grey 3D volume of the scene that is no label map and was not made by us."""
+    image, scene = node.GetImageData(), node.GetScene()
     return (
-        node.GetClassName() == "vtkMRMLScalarVolumeNode"
+        scene is not None
+        and scene.GetNodeByID(node.GetID()) is node  # the hierarchy keeps a deleted one a little longer
+        and node.GetClassName() == "vtkMRMLScalarVolumeNode"
         and image is not None
         and image.GetNumberOfScalarComponents() == 1
         and min(image.GetDimensions()) > 1
