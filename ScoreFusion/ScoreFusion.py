@@ -65,6 +65,7 @@ class ScoreFusionParameterNode:
     uncertaintyVolume: vtkMRMLScalarVolumeNode
     referenceVolume: vtkMRMLScalarVolumeNode
     makeChange: bool = False
+    registerScans: bool = True
     contrast: Contrast = Contrast.AUTO
     thickAxis: ThickAxis = ThickAxis.AUTO
     sliceThickness: Annotated[float, WithinRange(0.0, 30.0)] = 0.0
@@ -187,16 +188,17 @@ class ScoreFusionLogic(ScriptedLoadableModuleLogic):
             inputs: Volume node for the model's first condition, or a dict of condition name to volume node.
             model: Id of a model (see `models()`), or the path of a bundle.
             output: Volume node to fill; None makes a new one.
-            options: `uncertainty` (True or a node), `reference` (node), `change` (True makes a map of result minus
-                input), `all_frames`, and the engine's settings: `preset`, `steps`, `samples`, `seed`, `device`,
-                `spacing` (mm), `thickness` (mm), `axis` (0, 1, 2).
+            options: `guides` (dict of optional condition to node), `stacks` (nodes), `uncertainty` (True or a node),
+                `reference` (node), `change` (True makes a map of result minus input), `all_frames`, and the engine's
+                settings: `preset`, `steps`, `samples`, `seed`, `device`, `spacing` (mm), `thickness` (mm), `axis`
+                (0, 1, 2), `register` (bring the guides onto the scan; True), `skip_unregistered`.
 
         Raises:
             ScoreFusionLib.logic.errors.RunError: An input or a setting does not fit the model.
         """
         from ScoreFusionLib.logic.api import make_job
 
-        names = ("uncertainty", "reference", "change", "all_frames")
+        names = ("guides", "stacks", "uncertainty", "reference", "change", "all_frames")
         own = {name: options.pop(name) for name in names if name in options}
         job = make_job(slicer.mrmlScene, inputs, model, output=output, settings=options, **own)
         job.start()

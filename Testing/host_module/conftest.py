@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models_on_disk import SHARPENING, TRANSLATION, write_model
+from in_process_worker import replace_worker
+from models_on_disk import EXAM, SHARPENING, TRANSLATION, write_model
 from module_host import FAKE_WORKER, MODULE, ROOT
 
 _MISSING = [name for name in ("slicer", "PySide6") if find_spec(name) is None]
@@ -23,11 +24,12 @@ else:
 
 @pytest.fixture
 def models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder with two models, so that the tests do not depend on what is shipped."""
+    """A user's folder with three models, so that the tests do not depend on what is shipped."""
     home = tmp_path / "home"
     monkeypatch.setenv("SCOREFUSION_HOME", str(home))
     write_model(home / "models" / "test-sr", SHARPENING)
     write_model(home / "models" / "test-flair", TRANSLATION)
+    write_model(home / "models" / "test-exam", EXAM)
     return home / "models"
 
 
@@ -65,6 +67,12 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     behave("ok")
     return behave
+
+
+@pytest.fixture
+def in_process_worker(fake_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do the workers' arithmetic in this process."""
+    replace_worker(monkeypatch)
 
 
 @pytest.fixture

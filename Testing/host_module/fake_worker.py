@@ -20,6 +20,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+BRIGHTER = 7.0  # for each further scan
+
 
 def emit(**event: object) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
@@ -60,7 +62,10 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("verb", choices=["translate"])
     parser.add_argument("base", type=Path)
-    parser.add_argument("--input", action="append")
+    parser.add_argument("--input", action="append", default=[])
+    parser.add_argument("--stack", action="append", type=Path, default=[])
+    parser.add_argument("--no-register", action="store_true")
+    parser.add_argument("--skip-unregistered", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--uncertainty", type=Path)
     for name in ("--model", "--preset", "--device", "--axis"):
@@ -91,7 +96,8 @@ def write_result(options: argparse.Namespace) -> None:
     fine[:3, axis] /= factor
     # The outer corner of the first voxel stays where it was.
     fine[:3, 3] += (affine[:3, axis] / 2) * (1 / factor - 1)
-    result = np.repeat(data, factor, axis=axis)
+    # Each further scan makes the result a little brighter, so that one with guides differs from one without.
+    result = np.repeat(data, factor, axis=axis) + BRIGHTER * (len(options.input) + len(options.stack))
     save(result, fine, options.output)
     if options.uncertainty is not None:
         save(np.abs(np.gradient(result, axis=axis)), fine, options.uncertainty)
@@ -100,6 +106,7 @@ def write_result(options: argparse.Namespace) -> None:
     record = {
         "Model": {"Id": options.model, "Sha256": "0" * 64},
         "Seed": options.seed,
+        "Registration": [moved(scan, affine, registered=not options.no_register) for scan in options.input],
         "Sources": {"first": {"Name": options.base.name}},
         "Warnings": [warning],
     }
@@ -113,6 +120,16 @@ def write_result(options: argparse.Namespace) -> None:
         quality={"measurement_residual_max": 0.001, "mean_uncertainty": 2.5},
         seconds=0.2,
     )
+
+
+def moved(scan: str, base: np.ndarray, *, registered: bool) -> dict[str, object]:
+    """The record of a guide: how far its first voxel lies from the base's, in place of a registration."""
+    name, path = scan.split("=", 1)
+    distance = float(np.linalg.norm(nib.load(path).affine[:3, 3] - base[:3, 3]))
+    facts = {"Input": name, "Name": Path(path).name, "Registered": registered, "Used": True}
+    if not registered:
+        return {**facts, "MovedMm": 0.0, "TurnedDegrees": 0.0, "MetricBefore": None, "MetricAfter": None}
+    return {**facts, "MovedMm": distance, "TurnedDegrees": 1.1, "MetricBefore": 0.1, "MetricAfter": 0.3}
 
 
 def save(data: np.ndarray, affine: np.ndarray, path: Path) -> None:

@@ -64,6 +64,27 @@ SHARPENING = {
     "target": {"name": "image", "same_contrast_as": "image", "units": "input units"},
     "domain": {"anatomy": "human brain", "modality": "MR", "spacing_mm": [0.7, 1.3], "factor": [1.25, 8]},
 }
+EXAM = {
+    **SHARPENING,
+    "title": "Brain exam",
+    "about": "Makes 1 mm volumes from thick slices, guided by other scans.",
+    "conditions": [
+        {"name": "image", "contrasts": ["t1", "t1ce", "t2", "flair", "pd"], "optional": False},
+        *({"name": name, "contrasts": [name], "optional": True} for name in ("t1", "t1ce", "t2", "flair", "pd")),
+    ],
+    "inputs": {"presence_context": 6},
+    "networks": {
+        "planes": [
+            {
+                "file": "models/plane.safetensors",
+                "planes": ["sagittal", "coronal", "axial"],
+                "conditions": ["image", "t1", "t1ce", "t2", "flair", "pd"],
+                "config": NETWORK,
+            }
+        ],
+        "fusion": None,
+    },
+}
 TRANSLATION = {
     "title": "T1 and T2 to FLAIR",
     "about": "Makes a FLAIR from a T1 and, if there is one, a T2.",

@@ -167,10 +167,10 @@ class TestApplyButton:
 
 
 class TestInputs:
-    def test_there_is_a_selector_for_each_condition_of_the_model(self, widget: Any) -> None:
+    def test_there_is_a_selector_for_each_input_that_the_model_cannot_do_without(self, widget: Any) -> None:
         choose_model(widget, "test-flair")
-        assert list(widget.panel.conditions.selectors) == ["t1", "t2"]
-        assert "T2 (optional):" in [label.text for label in widget.panel.conditions._labels]
+        assert list(widget.panel.conditions.selectors) == ["t1"]
+        assert [label.text for label in widget.panel.conditions._labels] == ["T1:"]
         choose_model(widget, "test-sr")
         assert list(widget.panel.conditions.selectors) == ["image"]
 

@@ -29,8 +29,9 @@ class TestRegistered:
         nodes = SampleData.SampleDataLogic().downloadSamples("SkullStrippedPair")
         widget = host.open(module)
         widget.ui.modelSelector.setCurrentIndex(widget.panel.models.ids().index("brain-t1-t2-to-flair"))
-        widget.panel.conditions.selectors["t2"].setCurrentNode(nodes[1])
+        widget.ui.addScanButton.click()
         assert widget.panel.conditions.selectors["t1"].currentNode() is nodes[0]
+        assert widget.panel.exam.guides() == {"t2": nodes[1]}
         assert "Contrast: T1" in widget.ui.gridValue.text
         assert "whole head" not in widget.ui.warningsLabel.text  # it has no skull
         assert widget.ui.applyButton.enabled

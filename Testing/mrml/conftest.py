@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_process_worker import FAKE_WORKER, replace_worker
 
 pytest.importorskip("slicer", reason="slicer-core is not installed: pip install slicer-core")
 
@@ -17,7 +18,6 @@ import slicer
 import slicer.util
 
 ROOT = Path(__file__).resolve().parents[2]
-FAKE_WORKER = ROOT / "Testing" / "host_module" / "fake_worker.py"
 LAUNCHER = ROOT / "Testing" / "host" / "slicer_host" / "launcher.py"  # what PythonSlicer is: the worker is its child
 
 
@@ -110,35 +110,5 @@ METADATA = {
 
 @pytest.fixture
 def in_process_worker(monkeypatch: pytest.MonkeyPatch, fake_worker: Any) -> None:
-    """Do the fake worker's arithmetic in this process: the same files, without the second that a start takes."""
-    import importlib.util
-
-    from ScoreFusionLib.logic import job
-
-    spec = importlib.util.spec_from_file_location("fake_worker", FAKE_WORKER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    events: list[dict[str, Any]] = []
-    monkeypatch.setattr(module, "emit", lambda **event: events.append(event))
-
-    class InProcess:
-        returncode, tail, is_running = 0, "", False
-
-        def __init__(self, args: list[str], **_options: Any) -> None:
-            self._args = args
-
-        def start(self) -> None:
-            self.is_running = True
-
-        def poll(self) -> list[dict[str, Any]]:
-            monkeypatch.setattr(sys, "argv", self._args[2:])
-            module.write_result(module.read_options())
-            self.is_running = False
-            return [*events]
-
-        def kill(self) -> None:
-            pass
-
-    monkeypatch.setattr(job, "Worker", InProcess)
+    """Do the workers' arithmetic in this process: the same files, without the second that a start takes."""
+    replace_worker(monkeypatch)

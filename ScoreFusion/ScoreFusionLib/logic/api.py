@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ScoreFusionLib.i18n import tr as _
@@ -26,6 +26,8 @@ def make_job(
     reference: Any | None = None,
     change: bool = False,
     all_frames: bool = False,
+    guides: Mapping[str, Any] | None = None,
+    stacks: Sequence[Any] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> TranslateJob:
     """Check a request and return its job, not started yet.
@@ -38,6 +40,8 @@ def make_job(
         reference: Volume to compare the result with.
         change: Also make a map of result minus input.
         all_frames: Process all frames of a sequence.
+        guides: Name of an optional condition to volume node, as if it stood in `inputs`.
+        stacks: Further stacks of the first input's contrast; for models that sharpen.
         settings: Fields of `TranslateRequest` other than `model` and `uncertainty`.
 
     Raises:
@@ -50,21 +54,25 @@ def make_job(
             "what changed."
         ).format(model=info.id)
         raise RunError(msg)
-    volumes = match_inputs(info, inputs)
+    if len(stacks) and info.task != "super_resolution":
+        msg = _("The model '{model}' makes another contrast and takes no further stacks of its input.").format(
+            model=info.id
+        )
+        raise RunError(msg)
+    volumes = match_inputs(info, _with_guides(info, inputs, guides or {}))
     wants_map = uncertainty is not None and uncertainty is not False
     request = _request(info, {**(settings or {}), **_from_header(info, volumes, settings or {})}, wants_map)
     node = uncertainty if wants_map and uncertainty is not True else None
-    job_inputs = JobInputs(volumes, output, node, reference, change=change, all_frames=all_frames)
+    job_inputs = JobInputs(volumes, output, node, reference, change=change, all_frames=all_frames, stacks=stacks)
     return TranslateJob(scene, job_inputs, request, info)
 
 
-def match_inputs(model: ModelInfo, inputs: Any | Mapping[str, Any]) -> dict[str, Any]:
+def match_inputs(model: ModelInfo, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return condition name to node in the order of the model, optional ones that were not given left out.
 
     Raises:
         RunError: A condition is missing, or a name is not one of the model's.
     """
-    given = dict(inputs) if isinstance(inputs, Mapping) else {model.conditions[0].name: inputs}
     names = [condition.name for condition in model.conditions]
     unknown = [name for name in given if name not in names]
     if unknown:
@@ -79,6 +87,21 @@ def match_inputs(model: ModelInfo, inputs: Any | Mapping[str, Any]) -> dict[str,
         )
         raise RunError(msg)
     return {name: given[name] for name in names if given.get(name) is not None}
+
+
+def _with_guides(model: ModelInfo, inputs: Any | Mapping[str, Any], guides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs by name, the guides among them.
+
+    Raises:
+        RunError: A guide is named as an input that is there already, or that the model cannot do without.
+    """
+    given = dict(inputs) if isinstance(inputs, Mapping) else {model.conditions[0].name: inputs}
+    required = [condition.name for condition in model.conditions if not condition.optional]
+    wrong = next((name for name in guides if name in given or name in required), None)
+    if wrong is not None:
+        msg = _("'{name}' is an input of its own, not a guide. Give it in `inputs`, and once.").format(name=wrong)
+        raise RunError(msg)
+    return {**given, **guides}
 
 
 def _from_header(model: ModelInfo, volumes: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,11 @@ def engine_command(arguments: list[str], *, stop_with_slicer: bool = False) -> l
     return [python_executable(), "-m", "scorefusion", *arguments, *tail]
 
 
+def quality_command(result: Path) -> list[str]:
+    """Return the command line of the worker that compares a result; what with is still to be added."""
+    return [python_executable(), "-m", "ScoreFusionLib.logic.quality", "--result", str(result)]
+
+
 def worker_environment() -> dict[str, str]:
     """Return the environment of a worker: that of Slicer's start, plus the way to the engine."""
     environment = _startup_environment()

@@ -77,7 +77,8 @@ class TranslateJob:
         self.log: list[str] = []
         self.state_changed, self.progressed, self.logged, self.warned = Signal(), Signal(), Signal(), Signal()
         self.finished, self.failed, self.cancelled = Signal(), Signal(), Signal()
-        self._scene, self._inputs, self._request, self._model = scene, inputs, request, model
+        self.scene, self.inputs, self.request, self.model = scene, inputs, request, model
+        self.frame: Frame | None = None  # known from the start of the run
         self._folder: Path | None = None
         self._worker: Worker | None = None
         self._timer: Any = None
@@ -92,7 +93,7 @@ class TranslateJob:
     def start(self) -> None:
         """Begin. Returns at once; without an application (no Qt) the caller has to call `poll`."""
         self._steps = self._course()
-        self._observer = self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_args: self.abort())
+        self._observer = self.scene.AddObserver(self.scene.StartCloseEvent, lambda *_args: self.abort())
         self._enter(RunState.STARTING)
         self._timer = _start_timer(self.poll)
 
@@ -152,8 +153,8 @@ class TranslateJob:
 
     def _course(self) -> Steps:
         started = time.monotonic()
-        frame = self._plan()
-        self._folder = Path(tempfile.mkdtemp(prefix="ScoreFusion-", dir=_temporary_root()))
+        self.frame = frame = self._plan()
+        self._make_folder()
         reference = yield from self._export_reference(frame)
         collected = _Collected()
         frames = self._frames()
@@ -162,15 +163,15 @@ class TranslateJob:
             event = yield from self._work(self._command(files), f"{index + 1}/{len(frames)}")
             collected.qualities.append(dict(event.get("quality") or {}))
             collected.provenances.append(self._naming(read_record(event.get("provenance"), files.output)))
-            if reference is not None or self._inputs.change:
+            if reference is not None or self.inputs.change:
                 yield from self._compare(files, reference, collected)
             yield from self._load(files, collected)
         self._enter(RunState.IMPORTING)
         yield
         self.result = yield from place_results(
-            self._scene,
-            self._inputs,
-            self._model,
+            self.scene,
+            self.inputs,
+            self.model,
             frame,
             images=(collected.results, collected.uncertainties, collected.errors, collected.changes),
             quality=mean_of(collected.qualities),
@@ -180,16 +181,16 @@ class TranslateJob:
         self.result.seconds = time.monotonic() - started
 
     def _plan(self) -> Frame:
-        for node in self._inputs.volumes.values():
+        for node in self.inputs.scans.values():
             voxels_from_node(node)  # refuses what cannot be processed before anything is started
-        frame = plan_frame(self._inputs.volumes)
+        frame = plan_frame(self.inputs.scans)
         for note in frame.notes:
             self._warn("transform", note)
         return frame
 
     def _frames(self) -> list[dict[str, Any]]:
-        volumes = dict(self._inputs.volumes)
-        if not self._inputs.all_frames:
+        volumes = self.inputs.scans
+        if not self.inputs.all_frames:
             return [volumes]
         frames = {name: frame_nodes(node) for name, node in volumes.items()}
         counts = {len(nodes) for nodes in frames.values() if len(nodes) > 1}
@@ -203,22 +204,24 @@ class TranslateJob:
 
     def _export(self, volumes: dict[str, Any], frame: Frame) -> Generator[Any, None, RunFiles]:
         folder = self._require_folder()
+        paths = {name: folder / f"input-{name}.nii" for name in volumes}
         files = RunFiles(
-            inputs={name: folder / f"input-{name}.nii" for name in volumes},
+            inputs={name: path for name, path in paths.items() if name in self.inputs.volumes},
             output=folder / "output.nii",
-            uncertainty=folder / "uncertainty.nii" if self._request.uncertainty else None,
+            uncertainty=folder / "uncertainty.nii" if self.request.uncertainty else None,
+            stacks=tuple(path for name, path in paths.items() if name not in self.inputs.volumes),
         )
         for name, node in volumes.items():
-            self._naming.learn(files.inputs[name], self._inputs.volumes[name].GetName())
+            shown = self.inputs.scans[name]
+            self._naming.learn(paths[name], shown.GetName())
             self.progressed.emit(Progress(0.0, _("reading '{volume}'").format(volume=node.GetName())))
             # A frame of a sequence may lie elsewhere than the volume which shows it; the transform is the same.
-            shown = self._inputs.volumes[name]
             affine = frame.affines[name] @ np.linalg.inv(affine_from_node(shown)) @ affine_from_node(node)
-            yield from self._unless_cancelled(export_steps(node, affine, files.inputs[name]))
+            yield from self._unless_cancelled(export_steps(node, affine, paths[name]))
         return files
 
     def _export_reference(self, frame: Frame) -> Generator[Any, None, Path | None]:
-        node = self._inputs.reference
+        node = self.inputs.reference
         if node is None:
             return None
         affine = world_affine(node) if frame.transform_id is None else affine_from_node(node)
@@ -233,7 +236,7 @@ class TranslateJob:
         return path
 
     def _command(self, files: RunFiles) -> list[str]:
-        return engine.engine_command(command_arguments(self._request, files), stop_with_slicer=True)
+        return engine.engine_command(command_arguments(self.request, files), stop_with_slicer=True)
 
     def _work(self, command: list[str], frame_label: str) -> Generator[Any, None, Event]:
         """Run one worker to its end; returns its `result` event."""
@@ -260,14 +263,14 @@ class TranslateJob:
         return result
 
     def _compare(self, files: RunFiles, reference: Path | None, collected: _Collected) -> Steps:
-        command = [engine.python_executable(), "-m", "ScoreFusionLib.logic.quality", "--result", str(files.output)]
+        command = engine.quality_command(files.output)
         change_map, error_map = files.output.with_name("change.nii"), files.output.with_name("error.nii")
-        if self._inputs.change:
+        if self.inputs.change:
             command += ["--input", str(next(iter(files.inputs.values()))), "--change-map", str(change_map)]
         if reference is not None:
             command += ["--reference", str(reference), "--error-map", str(error_map)]
         event = yield from self._work(command, "")
-        if self._inputs.change:
+        if self.inputs.change:
             collected.changes.append((yield from self._read(change_map)))
         if reference is not None:
             collected.qualities[-1]["reference"] = event.get("quality") or {}
@@ -295,7 +298,7 @@ class TranslateJob:
                 self._enter(RunState.RUNNING)
             total = float(event.get("total") or 1)
             stage = str(event.get("stage", ""))
-            if self._inputs.all_frames:
+            if self.inputs.all_frames:
                 stage = _("frame {frame}: {stage}").format(frame=frame_label, stage=stage)
             share = min(1.0, max(0.0, float(event.get("done") or 0) / total))
             self.progressed.emit(Progress(share, stage, event.get("eta_s")))
@@ -323,13 +326,16 @@ class TranslateJob:
             yield step
 
     def _provenance(self, engine_record: dict[str, Any], frame: Frame) -> dict[str, Any]:
-        names = {name: node.GetName() for name, node in self._inputs.volumes.items()}
+        names = {name: node.GetName() for name, node in self.inputs.scans.items()}
         space = "world" if frame.transform_id is None else "below the input's transform"
         ours: dict[str, Any] = {"Inputs": names, "Space": space, "Frames": len(self._frames())}
-        series = {name: read_series(node).record() for name, node in self._inputs.volumes.items()}
+        series = {name: read_series(node).record() for name, node in self.inputs.scans.items()}
         if any(series.values()):
             ours["Dicom"] = series
         return {**engine_record, "Slicer": ours}
+
+    def _make_folder(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="ScoreFusion-", dir=_temporary_root()))
 
     def _require_folder(self) -> Path:
         if self._folder is None:
@@ -346,7 +352,7 @@ class TranslateJob:
         _stop_timer(self._timer, self.poll)
         self._timer = None
         if self._observer is not None:
-            self._scene.RemoveObserver(self._observer)
+            self.scene.RemoveObserver(self._observer)
             self._observer = None
         if not self._in_poll:
             self._steps.close()

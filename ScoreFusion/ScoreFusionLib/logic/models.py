@@ -23,8 +23,7 @@ class Condition:
     @property
     def label(self) -> str:
         """Text beside the selector."""
-        text = self.name.upper() if self.name in ("t1", "t1ce", "t2", "flair", "pd") else self.name.capitalize()
-        return _("{name} (optional)").format(name=text) if self.optional else text
+        return self.name.upper() if self.name in ("t1", "t1ce", "t2", "flair", "pd") else self.name.capitalize()
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def write_provenance(node: Any, provenance: Mapping[str, Any], *, role: str) -> 
     Args:
         node: Result, uncertainty or error map.
         provenance: The engine's record of the run.
-        role: `result`, `uncertainty`, `error` or `change`.
+        role: `result`, `uncertainty`, `error`, `change` or `guides`.
     """
     for key, value in _leaves(provenance).items():
         node.SetAttribute(ATTRIBUTE_PREFIX + key, value)
@@ -97,8 +97,13 @@ def read_provenance(node: Any) -> dict[str, Any]:
 
 
 def _leaves(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Return the entries worth an attribute of their own: `{"Model": {"Id": "x"}}` becomes `{"ModelId": "x"}`."""
+    """Return the entries worth an attribute of their own: `{"Model": {"Id": "x"}}` becomes `{"ModelId": "x"}`.
+
+    What was moved by how much becomes `Registration.t1.MovedMm` and its like.
+    """
     flat: dict[str, Any] = {}
+    for moved in provenance.get("Registration") or ():
+        flat |= {f"Registration.{moved.get('Input')}.{key}": value for key, value in moved.items() if key != "Input"}
     for key, value in provenance.items():
         flat |= {key + inner: v for inner, v in value.items()} if isinstance(value, Mapping) else {key: value}
     return {key: str(value) for key, value in flat.items() if isinstance(value, (str, int, float, bool))}

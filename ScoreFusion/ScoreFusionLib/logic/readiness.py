@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ScoreFusionLib.i18n import tr as _
+from ScoreFusionLib.logic.exam import Scan, problem_of, stacks_of
 from ScoreFusionLib.logic.models import ModelInfo
 
 
@@ -15,6 +16,7 @@ def why_not(
     chosen: Mapping[str, Any],
     *,
     preset: str,
+    scans: Sequence[Scan] = (),
     output: Any | None = None,
     uncertainty: Any | None = None,
     reference: Any | None = None,
@@ -25,6 +27,7 @@ def why_not(
         model: Chosen model; None if there is none or it cannot be used, as `problem` tells.
         chosen: Condition name to volume node.
         preset: Chosen preset.
+        scans: The rows of the exam.
         output, uncertainty: Nodes to fill.
         reference: Node to compare with.
     """
@@ -36,7 +39,9 @@ def why_not(
             return _("Choose a volume for '{name}'.").format(name=condition.label)
         if node is not None and node.GetImageData() is None:
             return _("'{volume}' holds no voxels. Choose another volume.").format(volume=node.GetName())
-    used = [node.GetID() for node in chosen.values()]
+    if problem_of(scans):
+        return problem_of(scans)
+    used = [node.GetID() for node in [*chosen.values(), *stacks_of(scans)]]
     if len(used) != len(set(used)):
         return _("The same volume is chosen for two inputs.")
     for node in (output, uncertainty):

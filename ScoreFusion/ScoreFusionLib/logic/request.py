@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ class TranslateRequest:
         thickness: Slice thickness of the input in mm, None = the distance between the slices.
         axis: Voxel axis (0, 1, 2) across the thick slices, None = found from the spacing.
         uncertainty: Also make a map of how far the samples lie apart.
+        register: Bring the further scans onto the first; False takes them to lie right.
+        skip_unregistered: Go on without a scan whose registration fails, instead of an error.
     """
 
     model: str = "brain-sr"
@@ -34,6 +36,8 @@ class TranslateRequest:
     thickness: float | None = None
     axis: int | None = None
     uncertainty: bool = False
+    register: bool = True
+    skip_unregistered: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class JobInputs:
         reference: Volume to compare the result with, if any.
         change: Also make a map of result minus input; for models that keep the contrast.
         all_frames: Process every frame of a sequence instead of the current one.
+        stacks: Further stacks of the base's contrast.
     """
 
     volumes: Mapping[str, Any]
@@ -54,6 +59,12 @@ class JobInputs:
     reference: Any | None = None
     change: bool = False
     all_frames: bool = False
+    stacks: Sequence[Any] = ()
+
+    @property
+    def scans(self) -> dict[str, Any]:
+        """All volume nodes of the run by name, the base first, the stacks last."""
+        return {**self.volumes, **{f"stack{number}": node for number, node in enumerate(self.stacks, 1)}}
 
 
 @dataclass(frozen=True)
@@ -63,11 +74,13 @@ class RunFiles:
     Attributes:
         inputs: Condition name to file, in the order of the model's conditions.
         output, uncertainty: Written by the worker; `uncertainty` is None when it is not wanted.
+        stacks: Files of the further stacks.
     """
 
     inputs: dict[str, Path]
     output: Path
     uncertainty: Path | None
+    stacks: tuple[Path, ...] = ()
 
 
 def command_arguments(request: TranslateRequest, files: RunFiles) -> list[str]:
@@ -81,6 +94,11 @@ def command_arguments(request: TranslateRequest, files: RunFiles) -> list[str]:
     arguments = ["translate", str(base[1])]
     for name, path in others:
         arguments += ["--input", f"{name}={path}"]
+    for path in files.stacks:
+        arguments += ["--stack", str(path)]
+    if others or files.stacks:
+        arguments += [] if request.register else ["--no-register"]
+        arguments += ["--skip-unregistered"] if request.skip_unregistered else []
     arguments += ["--output", str(files.output), "--model", request.model, "--preset", request.preset]
     arguments += ["--seed", str(request.seed), "--device", request.device]
     optional = {

@@ -29,6 +29,7 @@ class JobResult:
     Attributes:
         node: Result volume.
         uncertainty, error_map, change_map: Volumes, None if not asked for.
+        guides_map: What the guides changed; of a run of `GuidesPart` alone.
         sequences: The sequence nodes made for a 4D input.
         quality: The engine's figures; `reference` holds those against the reference volume.
         provenance: The engine's record.
@@ -40,6 +41,7 @@ class JobResult:
     uncertainty: Any | None = None
     error_map: Any | None = None
     change_map: Any | None = None
+    guides_map: Any | None = None
     sequences: list[Any] = field(default_factory=list)
     quality: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -86,6 +88,24 @@ def place_results(
         yield from placer.place(done.change_map, changes, "change")
     done.sequences = placer.sequences
     return done
+
+
+def place_guides_map(
+    scene: Any, result: Any, base: Any, image: Image, provenance: dict[str, Any]
+) -> Generator[Any, None, JobResult]:
+    """Add the map of what the guides changed; a generator that returns a `JobResult` with `result` and the map.
+
+    Args:
+        result: The node that was made with the guides; the map is put under its transform.
+        base: The scan to restore.
+        image: Result with the guides minus the one without.
+        provenance: Record of the run without guides.
+    """
+    node = node_import.volume_node(scene, _("{name} - what the guides changed").format(name=result.GetName()), None)
+    display.show_as_change(node, image[0], _("With minus without guides"), _("input units"))
+    placer = _Placer(scene, base, result.GetTransformNodeID(), provenance, "")
+    yield from placer.place(node, [image], "guides")
+    return JobResult(node=result, guides_map=node, provenance=provenance)
 
 
 class _Placer:

@@ -88,6 +88,36 @@ def domain_text(model: ModelInfo) -> str:
     return "; ".join(parts)
 
 
+def scan_label(contrast: str) -> str:
+    """Return what people call a contrast, or the name itself.
+
+    >>> scan_label("t1ce"), scan_label("flair"), scan_label("image")
+    ('T1w+C', 'FLAIR', 'image')
+    """
+    return {"t1": "T1w", "t1ce": "T1w+C", "t2": "T2w", "flair": "FLAIR", "pd": "PD"}.get(contrast, contrast)
+
+
+def moved_lines(provenance: Mapping[str, Any]) -> list[str]:
+    """Return one line for each scan that the engine registered, from its record of the run.
+
+    >>> moved_lines({"Registration": [{"Input": "t1", "MovedMm": 3.21, "TurnedDegrees": 1.08, "Used": True}]})
+    ['T1w: moved 3.2 mm, 1.1 degrees']
+    """
+    lines = []
+    for entry in provenance.get("Registration") or ():
+        known = str(entry.get("Input", ""))
+        label = scan_label(known)
+        name = label if label != known else str(entry.get("Name") or known)
+        if not entry.get("Used", True):
+            lines.append(_("{name}: left out, it could not be registered").format(name=name))
+        elif not entry.get("Registered", True):
+            lines.append(_("{name}: not registered, taken to lie right").format(name=name))
+        elif isinstance(entry.get("MovedMm"), (int, float)):
+            text = _("{name}: moved {distance:.1f} mm, {angle:.1f} degrees")
+            lines.append(text.format(name=name, distance=entry["MovedMm"], angle=entry.get("TurnedDegrees") or 0.0))
+    return lines
+
+
 def quality_table(quality: Mapping[str, Any]) -> str:
     """Return the quality box as rich text: two columns, figures with their units."""
     rows = [

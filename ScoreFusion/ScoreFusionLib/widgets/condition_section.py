@@ -1,4 +1,4 @@
-"""One selector for each input of the model, and what was understood of the first."""
+"""One selector for each input that the model cannot do without, and what was understood of the first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import slicer
 from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic import conditions
 from ScoreFusionLib.logic.geometry import affine_from_node, world_affine
-from ScoreFusionLib.logic.models import ModelInfo
+from ScoreFusionLib.logic.models import Condition, ModelInfo
 from ScoreFusionLib.logic.sequences import frame_count
 from ScoreFusionLib.logic.understanding import Understanding, understand_node
 
@@ -46,8 +46,8 @@ class ConditionSection:
         """Fill empty selectors of required inputs with fitting volumes of the scene."""
         if self._model is None or self._parameter_node is None:
             return
-        for condition in self._model.conditions:
-            if condition.optional or conditions.condition_node(self._parameter_node, condition.name) is not None:
+        for condition in _required(self._model):
+            if conditions.condition_node(self._parameter_node, condition.name) is not None:
                 continue
             taken = self.chosen().values()
             node = conditions.suggest_node(slicer.mrmlScene, condition.contrasts, taken)
@@ -58,7 +58,7 @@ class ConditionSection:
         """Return condition name to volume node."""
         if self._parameter_node is None or self._model is None:
             return {}
-        return conditions.chosen_nodes(self._parameter_node, [c.name for c in self._model.conditions])
+        return conditions.chosen_nodes(self._parameter_node, [c.name for c in _required(self._model)])
 
     def understanding(self) -> Understanding | None:
         """Return what was understood of the first input; None while it has no voxels."""
@@ -95,14 +95,14 @@ class ConditionSection:
             widget.hide()
             widget.deleteLater()
         self._labels, self._selectors, self._model = [], {}, model
-        for condition in model.conditions if model is not None else ():
+        for condition in _required(model):
             label = qt.QLabel(condition.label + ":")
-            selector = self._make_selector(condition.name, condition.description, condition.optional)
+            selector = self._make_selector(condition.name, condition.description)
             layout.addRow(label, selector)
             self._labels.append(label)
             self._selectors[condition.name] = selector
 
-    def _make_selector(self, name: str, description: str, optional: bool) -> Any:
+    def _make_selector(self, name: str, description: str) -> Any:
         selector = slicer.qMRMLNodeComboBox()
         selector.objectName = f"condition_{name}"
         selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
@@ -110,7 +110,7 @@ class ConditionSection:
         selector.addEnabled = False
         selector.removeEnabled = False
         selector.noneEnabled = True
-        selector.noneDisplay = _("Left out") if optional else _("Choose a volume")
+        selector.noneDisplay = _("Choose a volume")
         selector.setToolTip(description or _("Volume for this input of the model."))
         selector.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Fixed)
         selector.setMRMLScene(slicer.mrmlScene)
@@ -120,3 +120,7 @@ class ConditionSection:
     def _on_chosen(self, name: str, node: Any | None) -> None:
         if self._parameter_node is not None:
             conditions.set_condition_node(self._parameter_node, name, node)
+
+
+def _required(model: ModelInfo | None) -> list[Condition]:
+    return [condition for condition in model.conditions if not condition.optional] if model is not None else []

@@ -11,6 +11,8 @@ from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic import node_import, preferences
 from ScoreFusionLib.logic.advice import advise
 from ScoreFusionLib.logic.errors import RunError
+from ScoreFusionLib.logic.guides_part import GuidesPart, can_show_guides
+from ScoreFusionLib.logic.job import TranslateJob
 from ScoreFusionLib.logic.readiness import why_not
 from ScoreFusionLib.logic.results import JobResult
 from ScoreFusionLib.logic.sequences import frame_count
@@ -19,6 +21,7 @@ from ScoreFusionLib.logic.understanding import Understanding
 from ScoreFusionLib.logic.wording import estimate
 from ScoreFusionLib.widgets.condition_section import ConditionSection
 from ScoreFusionLib.widgets.device_menu import DeviceMenu
+from ScoreFusionLib.widgets.exam_section import ExamSection
 from ScoreFusionLib.widgets.model_section import ModelSection
 from ScoreFusionLib.widgets.package_section import PackageSection
 from ScoreFusionLib.widgets.result_section import ResultSection
@@ -42,6 +45,7 @@ class Panel:
         self._subject: tuple[str, ...] = ()  # model and inputs that the messages are about
         self.models = ModelSection(ui)
         self.conditions = ConditionSection(ui)
+        self.exam = ExamSection(ui)
         self.devices = DeviceMenu(ui)
         self.run = RunSection(ui)
         self.result = ResultSection(ui)
@@ -51,6 +55,7 @@ class Panel:
         self.devices.missing.connect(self._on_device_missing)
         self.devices.estimated.connect(self.refresh)
         ui.presetSelector.connect("activated(int)", lambda index: preferences.remember_preset(list(Preset)[index]))
+        self.result.guides_wanted.connect(self._show_guides)
         self.devices.shown.connect(self.packages.show_devices)
         self.packages.progressed.connect(self.run.show_installation)
         ui.reinstallButton.connect("clicked(bool)", lambda *_args: self.reinstall())
@@ -140,6 +145,9 @@ class Panel:
             uncertainty=(parameters.uncertaintyVolume or True) if wants_map else False,
             reference=parameters.referenceVolume,
             change=parameters.makeChange and self.models.model.keeps_contrast,
+            guides=self.exam.guides(),
+            stacks=self.exam.stacks(),
+            register=parameters.registerScans,
             all_frames=parameters.frames is Frames.ALL and frame_count(base) > 1,
             preset=parameters.preset.value,
             steps=parameters.steps or None,
@@ -150,15 +158,32 @@ class Panel:
             thickness=parameters.sliceThickness or None,
             axis=parameters.thickAxis.voxel_axis(thick) if thick is not None else None,
         )
-        job.finished.connect(lambda result: self._on_finished(result, base))
+        job.finished.connect(lambda result: self._on_finished(job, result, base))
+        self._follow(job)
+
+    def _follow(self, job: TranslateJob) -> None:
         for signal in (job.failed, job.cancelled):
             signal.connect(lambda *_args: self.refresh())
         self.run.follow(job)
 
-    def _on_finished(self, result: JobResult, base: Any) -> None:
+    def _show_guides(self, done: TranslateJob) -> None:
+        """Run once more without the guides, for the map of what they changed."""
+        if self.run.is_busy or self.packages.is_busy:
+            return
+        part = GuidesPart(done)
+        part.finished.connect(self._on_guides_shown)
+        part.start()
+        self._follow(part)
+
+    def _on_guides_shown(self, result: JobResult) -> None:
+        self.result.add_guides_map(result)
+        self.refresh()
+
+    def _on_finished(self, job: TranslateJob, result: JobResult, base: Any) -> None:
         thick = self._understanding
         axis = thick.axis_names[thick.thick_axis] if thick is not None and thick.thick_axis is not None else None
         self.result.show(result, base, axis, compare=self._parameters is not None)
+        self.result.offer_guides(job if can_show_guides(job) else None)
         self.refresh()
 
     # -- between the sections --------------------------------------------------------------------------------------
@@ -193,11 +218,13 @@ class Panel:
         self.models.select(parameters.model)
         self.conditions.show(self.models.model, parameters.parameterNode)
         self.devices.select(parameters.device)
-        subject = (parameters.model, *(node.GetID() for node in self.conditions.chosen().values()))
+        self._understanding = self.conditions.understanding()
+        required = list(self.conditions.chosen().values())
+        self.exam.show(self.models.model, required, self._contrast(), parameters.parameterNode)
+        subject = (parameters.model, *(node.GetID() for node in [*required, *self._further_scans()]))
         if subject != self._subject:
             self._subject = subject
             self.run.forget_messages()
-        self._understanding = self.conditions.understanding()
         self.conditions.show_understanding(self._understanding)
         self._show_output_choices()
         self._show_preset_note()
@@ -229,10 +256,18 @@ class Panel:
         model, chosen = self.models.model, self.conditions.chosen()
         if model is None or self._understanding is None or not chosen:
             return []
-        told = self._parameters.contrast
-        contrast = self._understanding.contrast if told is Contrast.AUTO else told.value
         node = next(iter(chosen.values()))
-        return advise(model, node, self._understanding, contrast, self.devices.device)
+        return advise(model, node, self._understanding, self._contrast(), self.devices.device)
+
+    def _contrast(self) -> str | None:
+        """What the first input shows: as the user says, else as it was read."""
+        told = self._parameters.contrast
+        if told is not Contrast.AUTO:
+            return str(told.value)
+        return self._understanding.contrast if self._understanding is not None else None
+
+    def _further_scans(self) -> list[Any]:
+        return [*self.exam.guides().values(), *self.exam.stacks()]
 
     def _why_not(self) -> str:
         parameters = self._parameters
@@ -244,7 +279,8 @@ class Panel:
         return why_not(
             self.models.model,
             self.models.problem,
-            self.conditions.chosen(),
+            {**self.conditions.chosen(), **self.exam.guides()},
+            scans=self.exam.scans,
             preset=parameters.preset.value,
             output=parameters.outputVolume,
             uncertainty=parameters.uncertaintyVolume if wants_map else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import qt
@@ -10,16 +11,23 @@ import slicer
 from ScoreFusionLib.i18n import tr as _
 from ScoreFusionLib.logic.compare import CompareView, layout_manager, orientation_for
 from ScoreFusionLib.logic.display import renew_legend
+from ScoreFusionLib.logic.job import TranslateJob
 from ScoreFusionLib.logic.results import JobResult
-from ScoreFusionLib.logic.wording import duration, quality_table
+from ScoreFusionLib.logic.signal import Signal
+from ScoreFusionLib.logic.wording import duration, moved_lines, quality_table
 
 _MAP_OPACITY = 0.6
 
 
 class ResultSection:
-    """Shows the last result of this session. Holds node ids, since the user may delete any node."""
+    """Shows the last result of this session. Holds node ids, since the user may delete any node.
+
+    Signal: `guides_wanted(finished job)`, when the user asks what its guides changed.
+    """
 
     def __init__(self, ui: Any) -> None:
+        self.guides_wanted = Signal()
+        self._guided: TranslateJob | None = None
         self._ui = ui
         self._manager = layout_manager()
         self._view = CompareView(self._manager)
@@ -29,6 +37,7 @@ class ResultSection:
         ui.compareButton.connect("toggled(bool)", self._on_compare)
         ui.fadeSlider.connect("valueChanged(int)", self._on_fade)
         ui.overlaySelector.connect("currentIndexChanged(int)", self._on_overlay)
+        ui.guidesButton.connect("clicked(bool)", lambda *_args: self.guides_wanted.emit(self._guided))
         if self._manager is not None:
             self._manager.connect("layoutChanged(int)", self._follow_layout)
         scene = slicer.mrmlScene
@@ -52,7 +61,8 @@ class ResultSection:
         if result.error_map is not None:
             self._layers.append((_("Error over result"), node_id, result.error_map.GetID()))
         text = _("<b>{name}</b><br>made in {time}").format(name=result.node.GetName(), time=duration(result.seconds))
-        self._ui.qualityLabel.setText(f"{text}<br>{quality_table(result.quality)}")
+        moved = "".join(f"<br>{html.escape(line)}" for line in moved_lines(result.provenance))
+        self._ui.qualityLabel.setText(f"{text}{moved}<br>{quality_table(result.quality)}")
         self._fill_overlays()
         self._ui.resultSection.collapsed = False
         self._ui.compareButton.setEnabled(True)
@@ -61,8 +71,25 @@ class ResultSection:
         elif compare:
             self._ui.compareButton.setChecked(True)
 
+    def offer_guides(self, job: TranslateJob | None) -> None:
+        """Offer to show what the guides of a finished job changed; None: it had none."""
+        self._guided = job
+        self._ui.guidesButton.setVisible(job is not None)
+
+    def add_guides_map(self, result: JobResult) -> None:
+        """Show the map of what the guides changed, over the result if that is still the one shown."""
+        node_id = result.node.GetID()
+        if not self._layers or self._layers[0][2] != node_id or result.guides_map is None:
+            return
+        title = _("What the guides changed")
+        kept = [layer for layer in self._layers if layer[0] != title]
+        self._layers = [*kept, (title, node_id, result.guides_map.GetID())]
+        self._fill_overlays()
+        self._ui.overlaySelector.setCurrentIndex(len(kept))
+
     def forget(self) -> None:
         """The scene was closed, or the result deleted."""
+        self.offer_guides(None)
         self._end_comparison()
         self._ui.qualityLabel.setText(_("No result yet."))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import shiboken6
 import slicer
+import vtk
 from PySide6 import QtCore, QtWidgets
 
 from slicer_host.pythonqt import native
@@ -35,6 +36,18 @@ class _Watcher:
     def watch(self, obj: Any, *events: Any) -> None:
         for event in events:
             self._tags.append((obj, obj.AddObserver(event, self)))
+
+    def watch_leaving(self, scene: Any) -> None:
+        """The row of a node goes before the node does (qMRMLSceneModel::onMRMLSceneNodeAboutToBeRemoved)."""
+        of_widget = self._widget
+
+        @vtk.calldata_type(vtk.VTK_OBJECT)
+        def leaves(_caller: Any, _event: str, node: Any) -> None:
+            widget = of_widget()
+            if widget is not None and shiboken6.isValid(widget) and not scene.IsClosing():
+                widget._update_items(leaving=node)
+
+        self._tags.append((scene, scene.AddObserver(scene.NodeAboutToBeRemovedEvent, leaves)))
 
     def stop(self) -> None:
         for obj, tag in self._tags:
@@ -107,6 +120,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._scene = scene
         if scene is not None:
             self._scene_watcher.watch(scene, *_SCENE_EVENTS)
+            self._scene_watcher.watch_leaving(scene)
         self._update_items()
 
     def mrmlScene(self) -> Any:  # noqa: N802
@@ -136,11 +150,11 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         every = (self._scene.GetNthNode(index) for index in range(self._scene.GetNumberOfNodes()))
         return [node for node in every if any(node.IsA(node_type) for node_type in self._node_types)]
 
-    def _update_items(self) -> None:
-        """Bring the rows to the scene, keeping the choice if its node is still there."""
+    def _update_items(self, leaving: Any = None) -> None:
+        """Bring the rows to the scene, keeping the choice if its node is still there; `leaving` is about to go."""
         if self._updating or (self._scene is not None and self._scene.IsBatchProcessing()):
             return
-        candidates = self._candidates()
+        candidates = [node for node in self._candidates() if node is not leaving]
         nodes = [node for node in candidates if self._accepts(node)]
         self._updating = True
         self._node_watcher.stop()
