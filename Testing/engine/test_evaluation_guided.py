@@ -26,7 +26,7 @@ from scorefusion.evaluation.guided.command import GuidedRun, chosen_ways  # noqa
 from scorefusion.evaluation.guided.exams import Exam, Guided, acquisitions, around, read_exam, turned  # noqa: E402
 from scorefusion.evaluation.guided.spots import Spot, paint, place_spots, spot_rows  # noqa: E402
 from scorefusion.evaluation.guided.tables import sentences, spot_table, tables  # noqa: E402
-from scorefusion.evaluation.guided.ways import REGISTERS, Restore, ways  # noqa: E402
+from scorefusion.evaluation.guided.ways import REGISTERS, Restore, Restored, ways  # noqa: E402
 from scorefusion.evaluation.rows import Benchmark, Row  # noqa: E402
 from scorefusion.evaluation.simulate import CLASSICAL, Setting  # noqa: E402
 from scorefusion.evaluation.suites import SuiteCase  # noqa: E402
@@ -91,11 +91,12 @@ def copying(subject: Guided) -> Restore:
     """A model that gives the T1w back, in the target's range; without one, blocks."""
     scale = fit_intensity_scale(subject.guides["t1"].data)
 
-    def restore(scan: Volume, guides: dict[str, Volume], grid: Grid, _: bool) -> torch.Tensor:
+    def restore(scan: Volume, guides: dict[str, Volume], grid: Grid, _: bool) -> Restored:
         if not guides:
-            return torch.from_numpy(resample(scan, grid, "nearest").data[0])
+            return Restored(torch.from_numpy(resample(scan, grid, "nearest").data[0]))
         copied = torch.from_numpy(resample(guides["t1"], grid).data[0])
-        return subject.scale.low + subject.width * (copied - scale.low) / (scale.high - scale.low)
+        data = subject.scale.low + subject.width * (copied - scale.low) / (scale.high - scale.low)
+        return Restored(data, {"moved_mm": 1.25, "turned_degrees": 0.5})
 
     return restore
 
@@ -103,8 +104,8 @@ def copying(subject: Guided) -> Restore:
 def ignoring(subject: Guided) -> Restore:
     """A model that looks at the scan alone: it interpolates."""
 
-    def restore(scan: Volume, guides: dict[str, Volume], grid: Grid, _: bool) -> torch.Tensor:
-        return CLASSICAL["cubic"][1](subject.scan.acquisition, torch.from_numpy(scan.data)[None])[0, 0]
+    def restore(scan: Volume, guides: dict[str, Volume], grid: Grid, _: bool) -> Restored:
+        return Restored(CLASSICAL["cubic"][1](subject.scan.acquisition, torch.from_numpy(scan.data)[None])[0, 0])
 
     return restore
 
@@ -211,6 +212,8 @@ class TestWays:
         assert found["fake:stranger-off"] < found["fake:t1"] - 1
         assert found["fake:moved-off"] < found["fake:t1"]
         assert benchmark.facts[0]["stranger"] == "P1"
+        moved = {table.title: table.cells() for table in tables(benchmark)}["What registration moved the guide by"]
+        assert [cell.text for cell in moved[0]] == ["P2 T2, iso4", *["1.25 mm, 0.50 degrees"] * (len(ours) - 1)]
 
     def test_what_the_model_makes_of_the_scan_alone_does_not_hang_on_guides(
         self, subject: Guided, guided_case: Case
@@ -221,7 +224,7 @@ class TestWays:
         assert all("+0.00 dB over the same model alone" in sentence for sentence in sentences(benchmark, []))
 
     def test_a_refused_guide_is_told_and_has_no_figure(self, subject: Guided, guided_case: Case) -> None:
-        def refusing(scan: Volume, guides: dict[str, Volume], grid: Grid, register: bool) -> torch.Tensor:
+        def refusing(scan: Volume, guides: dict[str, Volume], grid: Grid, register: bool) -> Restored:
             if any(guide.grid.is_close(subject.guides["t1"].grid) is False for guide in guides.values()):
                 msg = "T1w covers another head"
                 raise RequestError(msg)
@@ -232,7 +235,7 @@ class TestWays:
         assert list(benchmark.facts[0]["refused"].values()) == ["T1w covers another head"]
 
     def test_a_scan_that_is_refused_ends_the_run(self, subject: Guided, guided_case: Case) -> None:
-        def refusing(*_: object) -> torch.Tensor:
+        def refusing(*_: object) -> Restored:
             msg = "no scan at all"
             raise RequestError(msg)
 
@@ -248,7 +251,7 @@ class TestSpots:
     def test_what_is_copied_leaks_all_and_what_is_ignored_leaks_nothing(self, subject: Guided) -> None:
         for make, leaked in ((copying, 1.0), (ignoring, 0.0)):
             restore = make(subject)
-            clean = restore(subject.scan.volume, {"t1": subject.guides["t1"]}, subject.truth.grid, True)
+            clean = restore(subject.scan.volume, {"t1": subject.guides["t1"]}, subject.truth.grid, True).data
             rows = spot_rows(subject, restore, "fake", clean, 2, seed=0)
             assert rows
             assert [row["leaked"] for row in rows] == pytest.approx([leaked] * len(rows), abs=1e-3)
@@ -256,7 +259,7 @@ class TestSpots:
     def test_interpolation_keeps_as_much_as_cubic_and_a_copy_of_the_guide_keeps_nothing(self, subject: Guided) -> None:
         for make, wanted in ((ignoring, lambda row: row["kept_cubic"]), (copying, lambda _: 0.0)):
             restore = make(subject)
-            clean = restore(subject.scan.volume, {"t1": subject.guides["t1"]}, subject.truth.grid, True)
+            clean = restore(subject.scan.volume, {"t1": subject.guides["t1"]}, subject.truth.grid, True).data
             for row in spot_rows(subject, restore, "fake", clean, 2, seed=0):
                 assert row["kept"] == pytest.approx(wanted(row), abs=1e-3)
                 assert 0.3 < row["kept_cubic"] < 1.0  # 4x blurs a spot of 4 to 8 mm, but does not lose it

@@ -24,6 +24,8 @@ Your own scans (JSON: {"test": [{"subject": "S01", "target": "S01_T1w.nii.gz"}]}
 
     scorefusion evaluate scans.json --model brain-sr --methods classical,average+proj,fusion+proj --out results
 
+Guides beside the scan have a suite of their own: scorefusion evaluate guided --help
+
 A translation model beside a U-Net, on people that have both contrasts on one grid
 (JSON: {"training": [...], "test": [{"subject": "S01", "contrasts": {"t1": "S01_T1w.nii.gz", "flair": "..."}}]}):
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scorefusion.bundle.store import find_bundle
@@ -67,14 +67,15 @@ class GuidedRun:
         refused: dict[str, str] = {}
         plain = Way("none", "alone", lambda _: {})
         if self.alone is not None:
-            rows.append(measure(subject, method_of(self.alone[1], self.alone[0], plain, {}, device))[0])
+            rows.append(measure(subject, method_of(self.alone[1], self.alone[0], plain, {}, device, {}))[0])
         name, restore = self.model
         for way in chosen_ways(self.known, self.only):
             guides = way.guides(subject)
             if guides is None:
                 continue
             reporter.progress(f"{subject.case.title} {subject.setting}: {way.label}", len(rows), 0)
-            method = method_of(restore, name, way, guides, device)
+            placed: dict[str, float] = {}
+            method = method_of(restore, name, way, guides, device, placed)
             try:
                 row, made = measure(subject, method)
             except (RequestError, VolumeError) as error:
@@ -83,7 +84,7 @@ class GuidedRun:
                 refused[way.label] = str(error)
                 reporter.warning("guide-refused", f"{subject.case.title}, {way.label}: {error}")
                 continue
-            rows.append(row)
+            rows.append(replace(row, figures={**row.figures, **placed}))
             if way.key == GUIDE and self.spots:
                 painted += spot_rows(subject, restore, name, made.data, self.spots, self.how.seed)
         return {"refused": refused}

@@ -99,8 +99,8 @@ def spot_rows(subject: Guided, restore: Restore, prefix: str, clean: Tensor, wan
     spots, grid, guide = place_spots(subject, wanted, seed), subject.truth.grid, subject.guides[GUIDE]
     lying = paint(guide, spots, fit_intensity_scale(guide.data))
     scan = _scan_with(subject, spots)
-    leaked = restore(subject.scan.volume, {GUIDE: lying}, grid, True) - clean
-    kept = restore(scan.volume, {GUIDE: guide}, grid, True) - clean
+    leaked = restore(subject.scan.volume, {GUIDE: lying}, grid, True).data - clean
+    kept = restore(scan.volume, {GUIDE: guide}, grid, True).data - clean
     cubic = _cubic(scan) - _cubic(subject.scan)
     rows = []
     for number, spot in enumerate(spots, 1):

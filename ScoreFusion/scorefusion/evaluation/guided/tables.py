@@ -13,6 +13,7 @@ from scorefusion.evaluation.rows import Benchmark, Gain, Row, gains
 Line = list[Cell | str]
 Place = tuple[str, str]  # title and setting
 _CLASSICAL = "best classical"
+_WHO = "person, contrast, acquisition"
 _ABOUT = (
     "Only axes along which the truth has real detail are made coarse. Models run as users run them, by `translate`. "
     "PSNR and SSIM as in the tables of `scorefusion evaluate`: in the brain, range of the truth. "
@@ -51,20 +52,30 @@ def tables(benchmark: Benchmark) -> list[Table]:
             return "-"
         return Cell(f"{row['seconds']:.1f} s, {number(row['peak_bytes'], 'GiB').text}", row["seconds"])
 
+    def moved(place: Place, label: str) -> Cell | str:
+        row = scores.get((place, label))
+        if row is None or "moved_mm" not in row.figures:
+            return "-"
+        return Cell(f"{row['moved_mm']:.2f} mm, {row['turned_degrees']:.2f} degrees", row["moved_mm"])
+
     columns = [_CLASSICAL, *ours]
     lines: list[Line] = [[_name(p), *(cell(p, label) for label in columns)] for p in _places(rows)]
     spent: list[Line] = [[_name(p), *(cost(p, label) for label in columns)] for p in _places(rows)]
+    registered = list(dict.fromkeys(row.label for row in rows if "moved_mm" in row.figures))
+    found: list[Line] = [[_name(p), *(moved(p, label) for label in registered)] for p in _places(rows)]
+    motions = [Table("What registration moved the guide by", [_WHO, *registered], found)] if registered else []
     return [
-        Table("Brain: PSNR (dB) / SSIM", ["person, contrast, acquisition", *columns], lines),
+        Table("Brain: PSNR (dB) / SSIM", [_WHO, *columns], lines),
         _differences("Over the best classical method of each volume (dB, brain)", rows, ours, over),
         _differences("Over the same model alone (dB, brain)", rows, *_over_alone(rows)),
-        Table("Seconds and peak memory", ["person, contrast, acquisition", *columns], spent),
+        *motions,
+        Table("Seconds and peak memory", [_WHO, *columns], spent),
     ]
 
 
 def spot_table(painted: Sequence[Row]) -> Table:
     """Mean and worst of the spots of each line, and over all."""
-    header = ["person, contrast, acquisition", "spots", "leaked: mean", "worst", "kept: mean", "worst"]
+    header = [_WHO, "spots", "leaked: mean", "worst", "kept: mean", "worst"]
     header += ["cubic keeps: mean", "worst"]
     groups = {_name(place): [row for row in painted if _place(row) == place] for place in _places(painted)}
     lines: list[Line] = []
@@ -99,7 +110,7 @@ def _differences(title: str, rows: Sequence[Row], labels: Sequence[str], of: dic
         for place in _places(rows)
     ]
     lines.append(["mean (range)", *(mean_and_range([v for (_, a), v in of.items() if a == b], "+.2f") for b in labels)])
-    return Table(title, ["person, contrast, acquisition", *labels], lines)
+    return Table(title, [_WHO, *labels], lines)
 
 
 def _over_classical(rows: Sequence[Row]) -> list[tuple[Gain, Place, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -28,9 +28,16 @@ MOVED_MM, MOVED_DEGREES = 1.0, 3.0
 REGISTERS = "register" in inspect.signature(translate).parameters
 
 Guides = Mapping[str, Volume]
-Restore = Callable[[Volume, Guides, Grid, bool], Tensor]
-"""From a coarse scan, its guides, the grid wanted, and whether guides are registered: `(I, J, K)` on that grid, scanner
-units."""
+Restore = Callable[[Volume, Guides, Grid, bool], "Restored"]
+"""From a coarse scan, its guides, the grid wanted, and whether guides are registered."""
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """`(I, J, K)` on the grid wanted, scanner units; `placed`: how far registration moved the first guide, by name."""
+
+    data: Tensor
+    placed: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,11 +89,16 @@ def _moved(subject: Guided) -> Guides:
     return {GUIDE: turned(subject.guides[GUIDE], MOVED_MM, MOVED_DEGREES)}
 
 
-def method_of(restore: Restore, prefix: str, way: Way, guides: Guides, device: torch.device) -> Method:
-    """A model's row for a subject with these guides; `prefix` stands before key and label."""
+def method_of(
+    restore: Restore, prefix: str, way: Way, guides: Guides, device: torch.device, placed: dict[str, float]
+) -> Method:
+    """A model's row for a subject with these guides; `prefix` stands before key and label, and `placed` receives what
+    registration did."""
 
     def make(subject: Guided) -> Made:
-        return Made(restore(subject.scan.volume, guides, subject.truth.grid, way.register))
+        restored = restore(subject.scan.volume, guides, subject.truth.grid, way.register)
+        placed.update(restored.placed)
+        return Made(restored.data)
 
     return Method(f"{prefix}:{way.key}", f"{prefix} {way.label}", "model", make, (), device)
 
@@ -112,7 +124,7 @@ def restoring(bundle: Bundle, how: Settings, preset: str, reporter: Reporter) ->
     options: dict[str, Any] = {"preset": preset, "seed": how.seed, "precision": how.precision}
     options["device"] = str(pick_device(how.device))
 
-    def restore(scan: Volume, guides: Guides, grid: Grid, register: bool) -> Tensor:
+    def restore(scan: Volume, guides: Guides, grid: Grid, register: bool) -> Restored:
         more: dict[str, Any] = {"register": register} if REGISTERS else {}
         result = translate(
             {name: scan, **guides},
@@ -124,7 +136,10 @@ def restoring(bundle: Bundle, how: Settings, preset: str, reporter: Reporter) ->
             cancelled=partial(stopped, reporter),
         )
         volume = result.volume
+        moved = [entry for entry in result.provenance.get("Registration", []) if entry["Registered"] and entry["Used"]]
+        placed = {"moved_mm": moved[0]["MovedMm"], "turned_degrees": moved[0]["TurnedDegrees"]} if moved else {}
         # Slices that are no whole number of voxels end a part of a voxel before or behind the truth.
-        return torch.from_numpy((volume if volume.grid.is_close(grid) else resample(volume, grid)).data[0])
+        volume = volume if volume.grid.is_close(grid) else resample(volume, grid)
+        return Restored(torch.from_numpy(volume.data[0]), placed)
 
     return restore
