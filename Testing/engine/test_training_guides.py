@@ -70,7 +70,7 @@ def test_a_recipe_with_an_optional_guide_trains_on_synthetic_heads(tmp_path: Pat
     thick = Volume(300 * rng.random((1, 24, 26, 6), dtype=np.float32), np.diag([1.0, 1.0, 4.0, 1.0]))
     fine = Volume(300 * rng.random((1, 24, 26, 24), dtype=np.float32), np.eye(4))
     alone = translate(thick, bundle, device="cpu", precision="float32").volume
-    guided = translate({"image": thick, "t1": fine}, bundle, device="cpu", precision="float32").volume
+    guided = translate({"image": thick, "t1": fine}, bundle, device="cpu", precision="float32", register=False).volume
     assert alone.spatial_shape == guided.spatial_shape == (24, 26, 24)
     assert not np.allclose(alone.data, guided.data)
 

@@ -30,6 +30,10 @@ Take more time, and show how sure the model is:
 
     scorefusion translate t1.nii.gz -o t1_sharp.nii.gz --preset best --uncertainty t1_unsure.nii.gz
 
+Beside a sharp T1w of the same exam, which may lie on any grid and a little elsewhere:
+
+    scorefusion translate flair_5mm.nii.gz --input t1=t1_1mm.nii.gz -o flair_sharp.nii.gz
+
 A model with two inputs, on the second GPU:
 
     scorefusion translate t1.nii.gz --input t2=t2.nii.gz --model MODEL -o flair.nii.gz --device cuda:1
@@ -82,6 +86,12 @@ def translate(
         typer.Option(help="How planes are fused: fusion, average, alternating, axial, ... (for comparison)."),
     ] = None,
     frame: Annotated[int | None, typer.Option(min=0, max=65535, help="Which volume of a 4D file, from 0.")] = None,
+    register: Annotated[
+        bool, typer.Option("--register/--no-register", help="Move further inputs to lie on IN, or trust their headers.")
+    ] = True,
+    skip_unregistered: Annotated[
+        bool, typer.Option("--skip-unregistered", help="Go on without a guide that cannot be registered.")
+    ] = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Report events as JSON lines on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     stop_on_stdin_close: Annotated[
@@ -123,6 +133,8 @@ def translate(
             precision=precision,
             rule=rule,
             tile=tile,
+            register=register,
+            skip_unregistered=skip_unregistered,
             on_event=sink,
             cancelled=stop.requested,
         )
