@@ -12,7 +12,7 @@ from scorefusion.evaluation.benchmark import check_crop, classical_methods, crop
 from scorefusion.evaluation.guided.exams import GUIDE, Exam, Guided, find_exams, read_exam
 from scorefusion.evaluation.guided.spots import spot_rows
 from scorefusion.evaluation.guided.tables import write_guided
-from scorefusion.evaluation.guided.ways import REGISTERS, Restore, Way, guide_names, method_of, restoring, ways
+from scorefusion.evaluation.guided.ways import Restore, Way, guide_names, method_of, restoring, ways
 from scorefusion.evaluation.meter import code_version, describe_machine
 from scorefusion.evaluation.models import Settings, named
 from scorefusion.evaluation.rows import Benchmark, Row, measure
@@ -159,9 +159,7 @@ def evaluate_guided(
         "alone": named([] if other is None else [other]),
         "seed": f"{how.words}, preset {preset}",
         "crop": crop_words(crop),
-        "guides": "registered by `translate`, where not said otherwise"
-        if REGISTERS
-        else "taken where their headers say",
+        "guides": "registered by `translate`, where not said otherwise",
     }
     benchmark = Benchmark(caption)
     models = [(f"{b.id} {b.version}", restoring(b, how, preset, reporter)) for b in (bundle, other) if b is not None]

@@ -81,9 +81,9 @@ def spot_table(painted: Sequence[Row]) -> Table:
     lines: list[Line] = []
     for name, group in {**groups, "all": list(painted)}.items():
         line: Line = [name, str(len(group))]
-        for figure, worst in (("leaked", _largest), ("kept", min), ("kept_cubic", min)):
+        for figure, worst, form in (("leaked", _largest, "+.1%"), ("kept", min, ".1%"), ("kept_cubic", min, ".1%")):
             values = [row[figure] for row in group]
-            line += [mean_and_range(values, "+.1%", ranged=False), number(worst(values), "+.1%")]
+            line += [mean_and_range(values, form, ranged=False), number(worst(values), form)]
         lines.append(line)
     return Table("Lesions painted into the guide alone, and into the truth alone", header, lines)
 
@@ -143,7 +143,7 @@ def _refusals(benchmark: Benchmark) -> list[str]:
 
 def _every_spot(painted: Sequence[Row]) -> Table:
     figures = {"radius (mm)": ("radius_mm", ".1f"), "strength": ("strength", "+.0%"), "leaked": ("leaked", "+.1%")}
-    figures |= {"kept": ("kept", "+.1%"), "cubic keeps": ("kept_cubic", "+.1%")}
+    figures |= {"kept": ("kept", ".1%"), "cubic keeps": ("kept_cubic", ".1%")}
     lines: list[Line] = [
         [
             f"{_name(_place(row))}, spot {row.method.rpartition('-')[2]}",

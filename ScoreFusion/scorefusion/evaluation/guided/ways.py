@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,8 +23,6 @@ from scorefusion.run.devices import pick_device
 
 #: How far the moved guide is off.
 MOVED_MM, MOVED_DEGREES = 1.0, 3.0
-#: Whether `translate` can bring guides into line by itself; if not, headers are trusted throughout.
-REGISTERS = "register" in inspect.signature(translate).parameters
 
 Guides = Mapping[str, Volume]
 Restore = Callable[[Volume, Guides, Grid, bool], "Restored"]
@@ -51,9 +48,9 @@ class Way:
 
 
 def ways(known: Sequence[str]) -> list[Way]:
-    """All rows of a model that takes the guides `known`; without registration in `translate`, those that need none."""
+    """All rows of a model that takes the guides `known`."""
     moved = f"{MOVED_MM:g} mm, {MOVED_DEGREES:g} degrees"
-    every = [
+    return [
         Way("none", "alone", lambda _: {}),
         Way("t1", "with T1w", lambda s: {GUIDE: s.guides[GUIDE]}),
         Way("all", "with all guides", partial(_all, known)),
@@ -63,7 +60,6 @@ def ways(known: Sequence[str]) -> list[Way]:
         Way("moved", f"T1w moved ({moved})", _moved),
         Way("moved-off", f"T1w moved ({moved}), headers trusted", _moved, False),
     ]
-    return every if REGISTERS else [way for way in every if way.key not in ("stranger", "moved")]
 
 
 def _all(known: Sequence[str], subject: Guided) -> Guides | None:
@@ -125,13 +121,12 @@ def restoring(bundle: Bundle, how: Settings, preset: str, reporter: Reporter) ->
     options["device"] = str(pick_device(how.device))
 
     def restore(scan: Volume, guides: Guides, grid: Grid, register: bool) -> Restored:
-        more: dict[str, Any] = {"register": register} if REGISTERS else {}
         result = translate(
             {name: scan, **guides},
             bundle,
             spacing=grid.spacing,
             **options,
-            **more,
+            register=register,
             on_event=partial(pass_warnings, reporter),
             cancelled=partial(stopped, reporter),
         )
