@@ -12,14 +12,15 @@ from test_datasets_registration import errors_in_voxels, phantom
 from tiny_models import tiny_ensemble, tiny_fusion, write_tiny_bundle
 
 from scorefusion.bundle.folder import Bundle
-from scorefusion.errors import GeometryError
+from scorefusion.errors import GeometryError, RequestError
 from scorefusion.fusion.inputs import InputLayout
 from scorefusion.imaging.files import read_volume
 from scorefusion.imaging.foreground import foreground_mask
-from scorefusion.imaging.registration import find_motion, refine_motion
+from scorefusion.imaging.registration import Motion, find_motion, refine_motion
 from scorefusion.imaging.volume import Volume
 from scorefusion.pipeline import translate
 from scorefusion.progress import Event, Reporter
+from scorefusion.run import exam
 from scorefusion.run.exam import bring_together
 
 TURN, OFFSET = 7.0, (12.0, -9.0, 6.0)
@@ -88,6 +89,28 @@ class TestGuide:
         assert np.array_equal(result.volume.data, alone.volume.data)
         assert result.provenance["Registration"][0]["Used"] is False
         assert [event["code"] for event in events if event["event"] == "warning"].count("guide-left-out") == 1
+
+    def test_the_scan_itself_or_a_single_slice_is_no_guide(self, guided: Bundle) -> None:
+        coarse, t1 = thick(phantom("t2")), phantom("t1")
+        with pytest.raises(RequestError, match="again"):
+            run(guided, {"image": coarse, "t1": coarse})
+        single = Volume(t1.data[..., 19:20], t1.affine)
+        with pytest.raises(GeometryError, match="1 slices only"):
+            run(guided, {"image": coarse, "t1": single})
+
+    @pytest.mark.parametrize(
+        ("code", "metric", "distance"), [("registration-weak", 0.04, 0.0), ("registration-far", 0.4, 61.0)]
+    )
+    def test_what_may_be_another_person_is_warned_of(
+        self, monkeypatch: pytest.MonkeyPatch, code: str, metric: float, distance: float
+    ) -> None:
+        matrix = np.eye(4)
+        matrix[0, 3] = distance
+        monkeypatch.setattr(exam, "find_motion", lambda *_: Motion(matrix, np.zeros(3), 0.02, metric, 0.9))
+        events: list[Event] = []
+        volumes = {"image": thick(phantom("t2")), "t1": phantom("t1")}
+        bring_together(volumes, True, True, False, Reporter(events.append, None))
+        assert [event["code"] for event in events if event["event"] == "warning"] == [code]
 
     def test_two_inputs_of_a_translation_on_one_grid_are_trusted(self) -> None:
         volumes = {"t1": phantom("t1"), "t2": phantom("t2", TURN, OFFSET)}

@@ -348,6 +348,6 @@ def _middle(volume: Volume) -> NDArray[np.float64]:
 
 def _no_overlap(moving: Volume, reference: Volume) -> VolumeError:
     return VolumeError(
-        f"{moving.name} cannot be registered to {reference.name}: they hardly overlap. Check that they show the same "
-        "head, and their headers in a viewer"
+        f"{moving.name} cannot be registered to {reference.name}: they agree nowhere, or hardly overlap. Check that "
+        "they show the same head, and their headers in a viewer"
     )

@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scorefusion.errors import GeometryError, VolumeError
+import numpy as np
+
+from scorefusion.errors import GeometryError, RequestError, VolumeError
 from scorefusion.imaging.registration import Motion, find_motion, refine_motion
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Reporter
 
 LEAST_OVERLAP = 0.4  # of the heads; a stripped brain fills about 0.6 of a head
 FAR_MM, FAR_DEGREES = 40.0, 30.0  # beyond what a person moves between two scans: headers that mean nothing
+WEAK = 0.06  # nats; contrasts of one person had 0.13 and more, heads of two persons 0.04 to 0.12
+THINNEST = 6  # voxels along the shortest axis that registration can hold on to
 SMALL_MM, SMALL_DEGREES = 0.25, 0.25  # below what registration can tell
 
 
@@ -75,6 +79,9 @@ def bring_together(
     placed, placements = {names[0]: base}, []
     for name in names[1:]:
         volume = volumes[name]
+        if volume.data.shape == base.data.shape and np.array_equal(volume.data, base.data):
+            msg = f"{volume.name} (input '{name}') is {base.name} again. Give each input its own scan, or leave it out."
+            raise RequestError(msg)
         if not register or (not restoring and _on_one_grid(volume, base)):
             placed[name] = volume
             placements.append(Placement(name, volume.name, Motion.none(), registered=False))
@@ -98,6 +105,12 @@ def bring_together(
         placed[name] = motion.place(volume)
         moved = f"{motion.distance_mm:.1f} mm and {motion.rotation_degrees:.1f} degrees"
         report.log(f"{volume.name} ({name}) was moved by {moved} to lie on {base.name}")
+        if motion.metric_after is not None and motion.metric_after < WEAK:
+            report.warning(
+                "registration-weak",
+                f"{volume.name} ({name}) hardly agrees with {base.name} (mutual information "
+                f"{motion.metric_after:.3f}). Look whether it lies on the result, and whether it is the same person.",
+            )
         if motion.distance_mm > FAR_MM or motion.rotation_degrees > FAR_DEGREES:
             report.warning(
                 "registration-far",
@@ -108,6 +121,10 @@ def bring_together(
 
 
 def _find(volume: Volume, base: Volume) -> Motion:
+    thin = min(*volume.spatial_shape, *base.spatial_shape)
+    if thin < THINNEST:
+        msg = f"one of them has {thin} slices only, too few to hold on to"
+        raise GeometryError(msg)
     motion = refine_motion(volume, base) if _on_one_grid(volume, base) else find_motion(volume, base)
     assert motion.overlap is not None
     assert motion.metric_after is not None
