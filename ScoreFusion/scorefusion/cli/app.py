@@ -92,6 +92,8 @@ def _delegate(module: str, extra: str, name: str, context: typer.Context) -> Non
         raise typer.Exit(code)
 
 
+#: Suites with options of their own: the word after `evaluate`, and where its command is.
+_SUITES = {"guided": "scorefusion.evaluation.guided.cli"}
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -104,7 +106,11 @@ def _data(context: typer.Context) -> None:
 @app.command("evaluate", context_settings=_PASS_ON, add_help_option=False)
 def _evaluate(context: typer.Context) -> None:
     """Measure a model on your own scans, beside classical baselines."""
-    _delegate("scorefusion.evaluation.cli", "demo", "evaluate", context)
+    suite = _SUITES.get(context.args[0]) if context.args else None
+    if suite is None:
+        _delegate("scorefusion.evaluation.cli", "demo", "evaluate", context)
+    else:
+        _delegate(suite, "demo", f"evaluate {context.args.pop(0)}", context)
 
 
 @app.command("downstream", context_settings=_PASS_ON, add_help_option=False)

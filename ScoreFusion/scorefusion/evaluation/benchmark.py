@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scorefusion.bundle.load import Model
@@ -47,6 +48,8 @@ from scorefusion.run.restore import Restoration
 
 #: Voxels kept around what the truth is cropped to.
 MARGINS = {"foreground": 4, "brain": 16}
+#: Voxels a side of the smallest cube that is scored.
+LEAST_SIDE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,12 +148,17 @@ def prepare(case: SuiteCase, setting: Setting, crop: str = "foreground") -> Subj
     Args:
         case: where the truth is.
         setting: how it is scanned.
-        crop: what to keep: the "foreground" (a head with its neck), or the "brain" with more margin, which is faster.
+        crop: what to keep: the "foreground" (a head with its neck), the "brain" with more margin, which is faster, or
+            a number: a cube of so many voxels a side in the middle of the brain, for a quick look.
     """
     volume = read_one(case.path, case.case.frame)
     brain = brain_region(volume, skull_stripped=case.case.skull_stripped, mask=read_mask(case.case, volume))
-    keep = brain.mask.numpy() if crop == "brain" else foreground_mask(volume.data)
-    box = foreground_box(keep, MARGINS[crop], setting.block(volume.grid))
+    block = setting.block(volume.grid)
+    if crop in MARGINS:
+        keep = brain.mask.numpy() if crop == "brain" else foreground_mask(volume.data)
+        box = foreground_box(keep, MARGINS[crop], block)
+    else:
+        box = _middle_of(brain.mask.numpy(), int(crop), block)
     truth = volume.crop(box)
     region = BrainRegion(brain.mask[box.slices].clone(), brain.how)
     fluid = partial(fluid_mask, torch.from_numpy(truth.data[0]), case.contrast, region.mask)
@@ -161,6 +169,18 @@ def prepare(case: SuiteCase, setting: Setting, crop: str = "foreground") -> Subj
     noise = noise_sigma(unit, region.mask)
     ceiling = psnr_ceiling(noise, float(np.prod(scan.acquisition.widths)))
     return Subject(case, truth, scan, scale, region, read_axes(volume.data[0]), noise, ceiling, lesion)
+
+
+def _middle_of(mask: NDArray[np.bool_], side: int, block: int) -> Box:
+    """A cube of at least `side` voxels around the middle of a mask, in whole blocks, as far as the volume reaches."""
+    inside = np.argwhere(mask)
+    sides = [min(-(-side // block), size // block) * block for size in mask.shape]
+    starts = [
+        int(np.clip((a + b + 1 - wanted) // 2, 0, size - wanted))
+        for a, b, wanted, size in zip(inside.min(axis=0), inside.max(axis=0), sides, mask.shape, strict=True)
+    ]
+    i, j, k = starts
+    return Box((i, j, k), (i + sides[0], j + sides[1], k + sides[2]))
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------
@@ -240,7 +260,7 @@ def run_benchmark(
         "data": f"{suite.name} (split {suite.split}, {len(suite.cases)} volumes, SHA-256 {suite.data_hash})",
         "code": f"scorefusion {code_version()}",
         "machine": describe_machine(device),
-        "crop": f"each truth was cropped to its {crop} with {MARGINS[crop]} voxels of margin, then scanned",
+        "crop": crop_words(crop),
         **(caption or {}),
     }
     benchmark = Benchmark(facts, {setting.name: setting.description for setting in settings})
@@ -264,9 +284,16 @@ def run_benchmark(
 
 def check_crop(crop: str) -> None:
     """Raises RequestError where there is no such crop."""
-    if crop not in MARGINS:
-        msg = f"--crop is {crop!r}; choose one of {', '.join(MARGINS)}"
+    if crop not in MARGINS and not (crop.isdecimal() and int(crop) >= LEAST_SIDE):
+        msg = f"--crop is {crop!r}; choose one of {', '.join(MARGINS)}, or a number of voxels from {LEAST_SIDE}"
         raise RequestError(msg)
+
+
+def crop_words(crop: str) -> str:
+    """For a caption."""
+    if crop in MARGINS:
+        return f"each truth was cropped to its {crop} with {MARGINS[crop]} voxels of margin, then scanned"
+    return f"each truth was cropped to {crop} voxels a side in the middle of its brain, then scanned"
 
 
 def evaluate(

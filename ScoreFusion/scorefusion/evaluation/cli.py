@@ -24,6 +24,8 @@ Your own scans (JSON: {"test": [{"subject": "S01", "target": "S01_T1w.nii.gz"}]}
 
     scorefusion evaluate scans.json --model brain-sr --methods classical,average+proj,fusion+proj --out results
 
+Guides beside the scan have a suite of their own: scorefusion evaluate guided --help
+
 A translation model beside a U-Net, on people that have both contrasts on one grid
 (JSON: {"training": [...], "test": [{"subject": "S01", "contrasts": {"t1": "S01_T1w.nii.gz", "flair": "..."}}]}):
 
@@ -45,6 +47,7 @@ Subjects = Annotated[str, _option("--subjects", "Comma-separated: score these on
 Seed = Annotated[int, _option("--seed", "Of the sampling noise.")]
 Device = Annotated[str, _option("--device", "auto, cpu, cuda, cuda:0 (any number) or mps.")]
 Precision = Annotated[str, _option("--precision", "auto, float32, bfloat16 or float16.")]
+Crop = Annotated[str, _option("--crop", "foreground, brain (its surroundings), or voxels a side in its middle: 64.")]
 JsonLines = Annotated[bool, _option("--json", "Report events as JSON lines on standard output.")]
 Quiet = Annotated[bool, _option("--quiet", "No progress bar.", "-q")]
 _Datalist = Annotated[Path | None, typer.Argument(metavar="[DATALIST]", help="JSON list of sharp scans.")]
@@ -70,9 +73,7 @@ def evaluate(
     plans: Annotated[str, _option("--plans", _PLANS)] = "",
     subjects: Subjects = "",
     out: Annotated[Path, _option("--out", "Folder for tables and pictures.", "-o")] = Path("evaluation"),
-    crop: Annotated[str, _option("--crop", "Score the foreground, or only the brain's surroundings: brain.")] = (
-        "foreground"
-    ),
+    crop: Crop = "foreground",
     pictures: Annotated[bool, typer.Option(help="Draw a PNG for each scan and setting.")] = True,
     seed: Seed = 0,
     device: Device = "auto",

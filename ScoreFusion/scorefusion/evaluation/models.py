@@ -153,7 +153,7 @@ def model_methods(
         prefix: before keys and labels, where several models are compared.
         all_rows: costly plans run with every rule.
     """
-    heard = Reporter(partial(_pass_warnings, reporter), partial(stopped, reporter))
+    heard = Reporter(partial(pass_warnings, reporter), partial(stopped, reporter))
     methods = []
     for name, plan in sampling_plans(model.bundle, settings.plans).items():
         for row in rows:
@@ -206,7 +206,7 @@ def stopped(reporter: Reporter) -> bool:
     return False
 
 
-def _pass_warnings(reporter: Reporter, event: Event) -> None:
+def pass_warnings(reporter: Reporter, event: Event) -> None:
     """The progress of one sampling is not that of the table."""
     if event["event"] == "warning":
         reporter.warning(event["code"], event["message"])
