@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from scorefusion.run.provenance import provenance_of
 from scorefusion.run.record import contradiction
 from scorefusion.run.request import SamplingPlan
 from scorefusion.run.restore import Restoration, restore
+from scorefusion.run.stacks import bring_together, join, prepare_stacks
 
 Input = Volume | str | os.PathLike[str]
 
@@ -63,6 +64,8 @@ def translate(
     inputs: Input | Mapping[str, Input],
     model: str | os.PathLike[str] | Bundle = "brain-sr",
     *,
+    stacks: Sequence[Input] = (),
+    register: bool = True,
     spacing: float | tuple[float, float, float] | None = None,
     thickness: float | None = None,
     axis: int | str | None = None,
@@ -84,6 +87,9 @@ def translate(
     Args:
         inputs: a volume or a file; or a mapping from the model's condition names to them.
         model: name of an installed bundle, or a bundle's folder.
+        stacks: further stacks of the scan to restore, of the same contrast in other directions or places: volumes or
+            files on any grids. What all of them measured is given back. Super-resolution only.
+        register: find how far the head has moved between stacks; False = their headers are right.
         spacing: target spacing in mm, one number or one an axis; None = the bundle's. Super-resolution only.
         thickness: slice thickness in mm; None = what the header tells, else the slice distance.
         axis: the axis that `thickness` is about: 0, 1, 2 or "i", "j", "k" of the input; None = the coarsest.
@@ -117,15 +123,25 @@ def translate(
     plan = _plan(bundle, preset, steps, samples, uncertainty)
     volumes = _read_inputs(inputs, bundle, frame)
     _check_records(volumes, report)
+    further = _read_stacks(stacks, bundle)
     request = prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report)
+    together = bring_together(next(iter(volumes.values())), further, register, report) if further else []
+    requests = [request, *prepare_stacks(volumes, together, bundle, spacing, report)]
 
     with inference_settings(), _memory_errors(device):
         loaded, chosen, dtype = load_checked(bundle, device, precision, report.warning)
         report.log(f"Model {bundle.id} {bundle.version} on {chosen} ({str(dtype).removeprefix('torch.')})")
         fusion = loaded.choose_rule(rule)
-        main, spread = sample_prepared(loaded, fusion, request, plan, seed, chosen, report, tile, uncertainty)
-        volume, quality = request.finish(main.mean)
-        deviation = None if spread is None else request.finish_deviation(spread.deviation)
+        results = []
+        for number, each in enumerate(requests):
+            report.begin_run(number, len(requests))
+            results.append(sample_prepared(loaded, fusion, each, plan, seed, chosen, report, tile, uncertainty))
+        main, spread = results[0]
+        if together:
+            volume, deviation, quality = join(requests, results, report)
+        else:
+            volume, quality = request.finish(main.mean)
+            deviation = None if spread is None else request.finish_deviation(spread.deviation)
     for made in (volume, deviation):
         if made is not None and not np.isfinite(made.data).all():
             msg = (
@@ -136,6 +152,9 @@ def translate(
     if deviation is not None:
         quality["mean_uncertainty"] = request.mean_in_foreground(deviation)
     provenance = provenance_of(bundle, volumes, request, plan, fusion, seed, chosen, dtype, report, started, preset)
+    if together:
+        residuals = quality["stacks"]
+        provenance["Stacks"] = [{**s.to_dict(), **r} for s, r in zip(together, residuals, strict=True)]
     if rule is not None:
         provenance["RuleAsked"] = rule
     if spread is not None and spread is not main:
@@ -192,14 +211,27 @@ def _read_inputs(inputs: Input | Mapping[str, Input], bundle: Bundle, frame: int
     volumes = {}
     for name in names:
         if name in inputs:
-            given = inputs[name]
-            volume = given if isinstance(given, Volume) else read_volume(given, frame=frame)
-            if volume.data.shape[0] != 1:
-                msg = f"{volume.name} has {volume.data.shape[0]} channels; one is expected. Choose one of them first."
-                raise RequestError(msg)
-            volume.check_voxels()
-            volumes[name] = volume
+            volumes[name] = _read_input(inputs[name], frame)
     return volumes
+
+
+def _read_input(given: Input, frame: int | None) -> Volume:
+    volume = given if isinstance(given, Volume) else read_volume(given, frame=frame)
+    if volume.data.shape[0] != 1:
+        msg = f"{volume.name} has {volume.data.shape[0]} channels; one is expected. Choose one of them first."
+        raise RequestError(msg)
+    volume.check_voxels()
+    return volume
+
+
+def _read_stacks(stacks: Sequence[Input], bundle: Bundle) -> list[Volume]:
+    if stacks and bundle.section["task"] != "super_resolution":
+        msg = f"Model '{bundle.id}' translates one scan: further stacks are for super-resolution. Leave them out."
+        raise RequestError(msg)
+    if isinstance(stacks, (str, os.PathLike, Volume)):
+        msg = "stacks is a list, also for one further stack: stacks=[FILE]."
+        raise RequestError(msg)
+    return [_read_input(given, None) for given in stacks]
 
 
 def _check_records(volumes: Mapping[str, Volume], report: Reporter) -> None:

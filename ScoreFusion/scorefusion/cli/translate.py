@@ -30,6 +30,10 @@ Take more time, and show how sure the model is:
 
     scorefusion translate t1.nii.gz -o t1_sharp.nii.gz --preset best --uncertainty t1_unsure.nii.gz
 
+Three stacks of one contrast in different directions, made one:
+
+    scorefusion translate axial.nii.gz --stack coronal.nii.gz --stack sagittal.nii.gz -o sharp.nii.gz
+
 A model with two inputs, on the second GPU:
 
     scorefusion translate t1.nii.gz --input t2=t2.nii.gz --model MODEL -o flair.nii.gz --device cuda:1
@@ -46,6 +50,13 @@ def translate(
         list[str] | None,
         typer.Option("--input", metavar="NAME=FILE", help="A further input of the model, such as t2=t2.nii.gz."),
     ] = None,
+    stacks: Annotated[
+        list[Path] | None,
+        typer.Option("--stack", metavar="FILE", help="A further stack of the same contrast; may be given repeatedly."),
+    ] = None,
+    register: Annotated[
+        bool, typer.Option("--register/--no-register", help="Find how the head moved between stacks.")
+    ] = True,
     spacing: Annotated[
         str | None, typer.Option(metavar="MM", help="Voxel size of the result: 1.0, or 0.8,0.8,1.2 for each axis.")
     ] = None,
@@ -97,13 +108,14 @@ def translate(
         check_address_space()
         from scorefusion.imaging.files import check_output_path, expanded, sidecar_path
 
-        extra = _named_inputs(inputs or [])
+        extra, further = _named_inputs(inputs or []), stacks or []
         wanted_spacing = _parse_spacing(spacing)
         output = check_output_path(output)
         uncertainty = None if uncertainty is None else check_output_path(uncertainty)
         record = sidecar_path(output)
         outputs = {"Image": output} | ({} if uncertainty is None else {"Uncertainty": uncertainty})
-        check_outputs([expanded(path) for path in (volume, *extra.values())], record, list(outputs.values()), stop)
+        given = [expanded(path) for path in (volume, *extra.values(), *further)]
+        check_outputs(given, record, list(outputs.values()), stop)
         bundle, volumes = _read_inputs(model, volume, extra, frame)
 
         from scorefusion import pipeline  # torch is loaded here, after everything that can fail quickly
@@ -111,6 +123,8 @@ def translate(
         result = pipeline.translate(
             volumes,
             bundle,
+            stacks=further,
+            register=register,
             spacing=wanted_spacing,
             thickness=thickness,
             axis=axis,
