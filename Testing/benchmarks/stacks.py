@@ -137,7 +137,8 @@ def main() -> None:
         scans.values(), (still, motion, np.linalg.inv(motion)), strict=False)]  # fmt: skip
     measured = [Measurement.on(piece.grid, v.grid, torch.from_numpy(v.data)[None]) for v in known]
     classical = project(Acquisition.between(piece.grid, known[0].grid).upsample(measured[0].values), measured)
-    say(f"  classical, motion known (cubic, projected onto all): {decibels(piece.with_data(classical[0].numpy()), piece, inside):.2f} dB")
+    figure = decibels(piece.with_data(classical[0].numpy()), piece, inside)
+    say(f"  classical, motion known (cubic, projected onto all): {figure:.2f} dB")
     say("  UniRes: " + ("installed, see `scorefusion evaluate`" if find_spec("unires") else "not installed here"))
 
 

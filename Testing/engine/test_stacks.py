@@ -17,7 +17,7 @@ from scorefusion.errors import Cancelled, GeometryError, RequestError, VolumeErr
 from scorefusion.fusion.inputs import InputLayout
 from scorefusion.imaging.acquisition import Acquisition
 from scorefusion.imaging.files import write_volume
-from scorefusion.imaging.grid import Grid
+from scorefusion.imaging.grid import Box, Grid
 from scorefusion.imaging.oblique import ObliqueAcquisition
 from scorefusion.imaging.stacks import Measurement, project
 from scorefusion.imaging.volume import Volume
@@ -234,3 +234,218 @@ class TestProjection:
 
         with pytest.raises(Cancelled):
             project(truth, [_measured(truth, 2)], pause=stop)
+
+
+# -- the whole run -------------------------------------------------------------------------------------------------
+
+HEAD = (30, 35, 40)
+AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+
+@pytest.fixture(scope="module")
+def restorer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    layout = InputLayout(1, False, True, True, True, 0, 4.0, "clean")
+    rule = tiny_fusion(tiny_ensemble(layout, std=0.08), std=0.08)
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny-sr", rule)
+
+
+@pytest.fixture(scope="module")
+def truth() -> Volume:
+    return Volume(400.0 * _blobs(_fine(HEAD), 7)[0].numpy(), _fine(HEAD).affine)
+
+
+def _scan(truth: Volume, direction: str, motion: np.ndarray | None = None, **facts: Any) -> Volume:
+    """5 mm slices of the truth; with a motion, of a head that had moved, which the header does not know."""
+    axis = AXES[direction]
+    still = _coarse(truth.grid, axis, 5)
+    # What leaves the grid is 0, as is the truth there.
+    operator = ObliqueAcquisition(truth.grid, still if motion is None else _coarse(truth.grid, axis, 5, motion))
+    data = operator.forward(torch.from_numpy(truth.data)[None])[0].numpy()
+    return Volume(data, still.affine, **{"source": f"{direction}.nii.gz", "contrast": "t1", **facts})
+
+
+@pytest.fixture(scope="module")
+def axial(truth: Volume) -> Volume:
+    return _scan(truth, "axial")
+
+
+@pytest.fixture(scope="module")
+def coronal(truth: Volume) -> Volume:
+    return _scan(truth, "coronal")
+
+
+def _run(volume: Any, bundle: Bundle, **options: Any) -> Result:
+    return translate(volume, bundle, device="cpu", **{"precision": "float32", "register": False, **options})
+
+
+def _error(result: Volume, truth: Volume) -> float:
+    return float(np.sqrt(np.mean((result.data - truth.data) ** 2)))
+
+
+@pytest.fixture(scope="module")
+def alone(restorer: Bundle, axial: Volume) -> Result:
+    return _run(axial, restorer)
+
+
+@pytest.fixture(scope="module")
+def both(restorer: Bundle, axial: Volume, coronal: Volume) -> Result:
+    return _run(axial, restorer, stacks=[coronal])
+
+
+class TestRun:
+    def test_two_stacks_come_nearer_to_the_truth_than_either(
+        self, restorer: Bundle, truth: Volume, coronal: Volume, alone: Result, both: Result
+    ) -> None:
+        single = min(_error(result.volume, truth) for result in (alone, _run(coronal, restorer)))
+        assert both.volume.grid.is_close(truth.grid)
+        assert _error(both.volume, truth) < 0.8 * single
+
+    def test_the_result_measured_again_is_every_stack(self, restorer: Bundle, truth: Volume) -> None:
+        scans = [_scan(truth, direction) for direction in AXES]
+        result = _run(scans[2], restorer, stacks=scans[:2])
+        for scan in scans:
+            operator = Acquisition.between(result.volume.grid, scan.grid)
+            again = operator.forward(torch.from_numpy(result.volume.data)[None])[0].numpy()
+            assert np.sqrt(np.mean((again - scan.data) ** 2)) < 0.01 * 400
+        assert result.quality["measurement_residual_relative"] < 0.05
+
+    def test_a_stack_in_other_units_says_the_same(
+        self, restorer: Bundle, axial: Volume, coronal: Volume, both: Result
+    ) -> None:
+        other = _run(axial, restorer, stacks=[coronal.with_data(coronal.data / 3.0 + 50.0)])
+        record = other.provenance["Stacks"][1]
+        assert record["Gain"] == pytest.approx(3.0, rel=0.05)
+        assert record["Offset"] == pytest.approx(-150.0, rel=0.1)
+        assert _error(other.volume, both.volume) < 0.02 * 400
+
+    def test_axes_and_flips_of_a_stack_change_nothing(
+        self, restorer: Bundle, axial: Volume, coronal: Volume, both: Result
+    ) -> None:
+        affine = coronal.affine[:, [1, 2, 0, 3]].copy()
+        data = coronal.data.transpose(0, 2, 3, 1)[:, ::-1]
+        affine[:3, 3] += affine[:3, 0] * (data.shape[1] - 1)
+        affine[:3, 0] *= -1
+        turned = _run(axial, restorer, stacks=[Volume(np.ascontiguousarray(data), affine)]).volume
+        np.testing.assert_allclose(turned.data, both.volume.data, atol=0.5)
+
+    def test_outside_a_smaller_stack_the_first_alone_counts(
+        self, restorer: Bundle, axial: Volume, coronal: Volume, alone: Result
+    ) -> None:
+        edge, rows, slices = coronal.spatial_shape[0] // 2, *coronal.spatial_shape[1:]
+        part = coronal.crop(Box((0, 0, 0), (edge, rows, slices)))
+        change = np.abs(_run(axial, restorer, stacks=[part]).volume.data - alone.volume.data)
+        assert change[:, edge + 3 :].max() < 0.01 * 400
+        assert change[:, : edge - 6].max() > 0.1 * 400
+
+    def test_a_moved_stack_is_brought_back_and_what_moved_is_said(
+        self, restorer: Bundle, truth: Volume, axial: Volume, alone: Result
+    ) -> None:
+        motion = np.eye(4)
+        motion[:3, 3] = (2.0, -3.0, 1.5)
+        found = _run(axial, restorer, stacks=[_scan(truth, "coronal", motion)], register=True)
+        record = found.provenance["Stacks"][1]
+        np.testing.assert_allclose(record["MovedMm"], (2.0, -3.0, 1.5), atol=0.7)
+        assert record["TurnedDegrees"] < 2.0
+        assert record["Name"] == "coronal.nii.gz"
+        assert _error(found.volume, truth) < 0.8 * _error(alone.volume, truth)
+
+    def test_progress_counts_up_once_over_all_runs(self, restorer: Bundle, axial: Volume, coronal: Volume) -> None:
+        events: list[dict[str, Any]] = []
+        _run(axial, restorer, stacks=[coronal], preset="balanced", on_event=events.append)
+        progress = [event for event in events if event["event"] == "progress"]
+        done = [event["done"] for event in progress]
+        assert done == sorted(done)
+        assert {event["total"] for event in progress} == {6.0}
+        assert done[-1] == 6.0
+
+    def test_uncertainty_is_on_the_grid_of_the_result(self, restorer: Bundle, axial: Volume, coronal: Volume) -> None:
+        result = _run(axial, restorer, stacks=[coronal], uncertainty=True)
+        assert result.uncertainty is not None
+        assert result.uncertainty.grid.is_close(result.volume.grid)
+        assert 0 < result.quality["mean_uncertainty"] < 400
+
+    def test_cancel_ends_the_second_run(self, restorer: Bundle, axial: Volume, coronal: Volume) -> None:
+        events: list[dict[str, Any]] = []
+        with pytest.raises(Cancelled):
+            _run(axial, restorer, stacks=[coronal], on_event=events.append,
+                 cancelled=lambda: any(event.get("done", 0) >= 1 for event in events))  # fmt: skip
+        assert max(event.get("done", 0) for event in events) < 2
+
+    def test_a_contradiction_is_said_and_settled_between_the_stacks(
+        self, restorer: Bundle, axial: Volume, coronal: Volume, both: Result
+    ) -> None:
+        changed = coronal.data.copy()
+        changed[:, 10:20, 2:5, 14:26] += 110.0
+        result = _run(axial, restorer, stacks=[coronal.with_data(changed)])
+        warnings = [w for w in result.provenance["Warnings"] if w["code"] == "stacks-contradict"]
+        assert len(warnings) == 1
+        assert "least squares" in warnings[0]["message"]
+        assert warnings[0]["difference"] > 0.05
+        assert not [w for w in both.provenance["Warnings"] if w["code"] == "stacks-contradict"]
+        assert result.quality["stacks"][0]["ResidualRms"] > both.quality["stacks"][0]["ResidualRms"]
+
+
+class TestBadInput:
+    def _refused(self, first: Volume, stack: Volume, **options: Any) -> str:
+        with pytest.raises((RequestError, GeometryError)) as caught:
+            bring_together(first, [stack], options.get("register", False), Reporter())
+        return str(caught.value)
+
+    def test_a_stack_of_another_place_is_refused(self, axial: Volume, coronal: Volume) -> None:
+        affine = coronal.affine.copy()
+        affine[2, 3] += 300.0
+        assert "shares only 0%" in self._refused(axial, replace(coronal, affine=affine))
+
+    def test_the_same_scan_again_is_refused(self, axial: Volume) -> None:
+        affine = axial.affine.copy()
+        affine[0, 3] += 1.0
+        assert "same scan" in self._refused(axial, replace(axial, affine=affine, source="copy.nii.gz"))
+
+    def test_another_contrast_is_refused(self, axial: Volume, coronal: Volume) -> None:
+        head = coronal.data > 60
+        other = coronal.with_data(np.where(head, 400 - 0.5 * coronal.data, 0).astype(np.float32))
+        message = self._refused(axial, other)
+        assert "correlation" in message
+        assert "coronal.nii.gz" in message
+
+    def test_one_slice_and_several_channels_are_refused(self, axial: Volume, coronal: Volume) -> None:
+        i, _, k = coronal.spatial_shape
+        assert "no stack" in self._refused(axial, coronal.crop(Box((0, 3, 0), (i, 4, k))))
+        assert "no stack" in self._refused(axial, coronal.with_data(np.repeat(coronal.data, 2, axis=0)))
+
+    def test_a_4d_file_is_refused(self, restorer: Bundle, axial: Volume, tmp_path: Path) -> None:
+        nibabel = pytest.importorskip("nibabel")
+        nibabel.save(nibabel.Nifti1Image(np.ones((6, 7, 8, 3), np.float32), np.eye(4)), tmp_path / "four.nii.gz")
+        with pytest.raises(VolumeError, match="4D"):
+            _run(axial, restorer, stacks=[tmp_path / "four.nii.gz"])
+
+    def test_models_that_translate_take_no_stacks(self, tmp_path: Path, axial: Volume, coronal: Volume) -> None:
+        layout = InputLayout(1, False, True, True, False, 0, 4.0, "clean")
+        rule = tiny_fusion(tiny_ensemble(layout, std=0.08), std=0.08)
+        bundle = write_tiny_bundle(tmp_path / "tiny-translate", rule, ["t1"], "translation")
+        with pytest.raises(RequestError, match="super-resolution"):
+            _run(axial, bundle, stacks=[coronal])
+
+    def test_a_single_file_in_place_of_a_list_is_refused(self, restorer: Bundle, axial: Volume) -> None:
+        with pytest.raises(RequestError, match="list"):
+            _run(axial, restorer, stacks="coronal.nii.gz")
+
+
+class TestCommandLine:
+    def test_stacks_reach_the_pipeline_and_are_no_output(
+        self,
+        run: Callable[..., Any],
+        calls: list[dict[str, Any]],
+        model: str,
+        scan: Path,
+        axial: Volume,
+        tmp_path: Path,
+    ) -> None:
+        other = write_volume(axial, tmp_path / "other.nii.gz")
+        third = write_volume(axial, tmp_path / "third.nii.gz")
+        given = ("translate", scan, "--model", model, "--stack", other, "--stack", third, "--no-register")
+        result = run(*given, "-o", tmp_path / "out.nii.gz")
+        assert result.exit_code == 0, result.output
+        assert calls[0]["stacks"] == [other, third]
+        assert calls[0]["register"] is False
+        assert run(*given, "-o", other).exit_code == 2
