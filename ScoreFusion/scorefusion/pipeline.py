@@ -30,6 +30,7 @@ from scorefusion.imaging.files import read_volume, sidecar_path
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Event, Reporter
 from scorefusion.run.devices import inference_settings
+from scorefusion.run.exam import bring_together
 from scorefusion.run.load_checked import load_checked
 from scorefusion.run.memory import is_out_of_memory
 from scorefusion.run.pieces import choose_pieces, patient
@@ -38,7 +39,7 @@ from scorefusion.run.provenance import provenance_of
 from scorefusion.run.record import contradiction
 from scorefusion.run.request import SamplingPlan
 from scorefusion.run.restore import Restoration, restore
-from scorefusion.run.stacks import bring_together, join, prepare_stacks
+from scorefusion.run.stacks import join, place_stacks, prepare_stacks
 
 Input = Volume | str | os.PathLike[str]
 
@@ -65,7 +66,6 @@ def translate(
     model: str | os.PathLike[str] | Bundle = "brain-sr",
     *,
     stacks: Sequence[Input] = (),
-    register: bool = True,
     spacing: float | tuple[float, float, float] | None = None,
     thickness: float | None = None,
     axis: int | str | None = None,
@@ -79,6 +79,8 @@ def translate(
     rule: str | None = None,
     tile: int | tuple[int, int, int] | None = None,
     frame: int | None = None,
+    register: bool = True,
+    skip_unregistered: bool = False,
     on_event: Callable[[Event], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Result:
@@ -89,7 +91,6 @@ def translate(
         model: name of an installed bundle, or a bundle's folder.
         stacks: further stacks of the scan to restore, of the same contrast in other directions or places: volumes or
             files on any grids. What all of them measured is given back. Super-resolution only.
-        register: find how far the head has moved between stacks; False = their headers are right.
         spacing: target spacing in mm, one number or one an axis; None = the bundle's. Super-resolution only.
         thickness: slice thickness in mm; None = what the header tells, else the slice distance.
         axis: the axis that `thickness` is about: 0, 1, 2 or "i", "j", "k" of the input; None = the coarsest.
@@ -104,6 +105,9 @@ def translate(
         tile: voxels a side that the 3D network takes at once; None = as memory allows. The result is the same but for
             rounding; a network with group normalisation or attention takes no tiles.
         frame: which frame of a 4D file.
+        register: move further inputs and stacks rigidly to lie on the first one; False trusts their headers. Inputs of a
+            translation model that share one grid are trusted anyway.
+        skip_unregistered: go on without a guide that cannot be registered, instead of an error.
         on_event: receives progress, log and warning events.
         cancelled: asked often; True ends the work with `Cancelled`.
 
@@ -124,9 +128,11 @@ def translate(
     volumes = _read_inputs(inputs, bundle, frame)
     _check_records(volumes, report)
     further = _read_stacks(stacks, bundle)
-    request = prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report)
-    together = bring_together(next(iter(volumes.values())), further, register, report) if further else []
-    requests = [request, *prepare_stacks(volumes, together, bundle, spacing, report)]
+    restoring = bundle.section["task"] == "super_resolution"
+    placed, placements = bring_together(volumes, restoring, register, skip_unregistered, report)
+    request = prepare(placed, bundle, spacing, thickness, _axis_number(axis), report)
+    together = place_stacks(next(iter(placed.values())), further, register, report)
+    requests = [request, *prepare_stacks(placed, together, bundle, spacing, report)]
 
     with inference_settings(), _memory_errors(device):
         loaded, chosen, dtype = load_checked(bundle, device, precision, report.warning)
@@ -137,7 +143,7 @@ def translate(
             report.begin_run(number, len(requests))
             results.append(sample_prepared(loaded, fusion, each, plan, seed, chosen, report, tile, uncertainty))
         main, spread = results[0]
-        if together:
+        if further:
             volume, deviation, quality = join(requests, results, report)
         else:
             volume, quality = request.finish(main.mean)
@@ -152,9 +158,10 @@ def translate(
     if deviation is not None:
         quality["mean_uncertainty"] = request.mean_in_foreground(deviation)
     provenance = provenance_of(bundle, volumes, request, plan, fusion, seed, chosen, dtype, report, started, preset)
-    if together:
-        residuals = quality["stacks"]
-        provenance["Stacks"] = [{**s.to_dict(), **r} for s, r in zip(together, residuals, strict=True)]
+    if placements:
+        provenance["Registration"] = [placement.to_dict() for placement in placements]
+    if further:
+        provenance["Stacks"] = [{**a.to_dict(), **b} for a, b in zip(together, quality["stacks"], strict=True)]
     if rule is not None:
         provenance["RuleAsked"] = rule
     if spread is not None and spread is not main:

@@ -223,8 +223,9 @@ class TestConditions:
         pair = self._pair(make_volume)
         away = pair["t2"].affine.copy()
         away[0, 3] += 500
+        inputs = {"t1": pair["t1"], "t2": Volume(pair["t2"].data, away, source="t2.nii.gz")}
         with pytest.raises(GeometryError, match="covers only 0%.*register"):
-            _run({"t1": pair["t1"], "t2": Volume(pair["t2"].data, away, source="t2.nii.gz")}, translator)
+            _run(inputs, translator, register=False)
 
     def test_unknown_and_missing_names(self, translator: Bundle, thick: Volume) -> None:
         with pytest.raises(RequestError, match=r"no input 'pd'; its inputs are t1, t2"):

@@ -23,7 +23,7 @@ from scorefusion.imaging.stacks import Measurement, project
 from scorefusion.imaging.volume import Volume
 from scorefusion.pipeline import Result, translate
 from scorefusion.progress import Reporter
-from scorefusion.run.stacks import bring_together
+from scorefusion.run.stacks import place_stacks
 
 SHAPE = (22, 26, 30)  # lopsided
 
@@ -388,7 +388,7 @@ class TestRun:
 class TestBadInput:
     def _refused(self, first: Volume, stack: Volume, **options: Any) -> str:
         with pytest.raises((RequestError, GeometryError)) as caught:
-            bring_together(first, [stack], options.get("register", False), Reporter())
+            place_stacks(first, [stack], options.get("register", False), Reporter())
         return str(caught.value)
 
     def test_a_stack_of_another_place_is_refused(self, axial: Volume, coronal: Volume) -> None:

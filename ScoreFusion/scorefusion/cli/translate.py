@@ -34,6 +34,10 @@ Three stacks of one contrast in different directions, made one:
 
     scorefusion translate axial.nii.gz --stack coronal.nii.gz --stack sagittal.nii.gz -o sharp.nii.gz
 
+Beside a sharp T1w of the same exam, which may lie on any grid and a little elsewhere:
+
+    scorefusion translate flair_5mm.nii.gz --input t1=t1_1mm.nii.gz -o flair_sharp.nii.gz
+
 A model with two inputs, on the second GPU:
 
     scorefusion translate t1.nii.gz --input t2=t2.nii.gz --model MODEL -o flair.nii.gz --device cuda:1
@@ -54,9 +58,6 @@ def translate(
         list[Path] | None,
         typer.Option("--stack", metavar="FILE", help="A further stack of the same contrast; may be given repeatedly."),
     ] = None,
-    register: Annotated[
-        bool, typer.Option("--register/--no-register", help="Find how the head moved between stacks.")
-    ] = True,
     spacing: Annotated[
         str | None, typer.Option(metavar="MM", help="Voxel size of the result: 1.0, or 0.8,0.8,1.2 for each axis.")
     ] = None,
@@ -93,6 +94,15 @@ def translate(
         typer.Option(help="How planes are fused: fusion, average, alternating, axial, ... (for comparison)."),
     ] = None,
     frame: Annotated[int | None, typer.Option(min=0, max=65535, help="Which volume of a 4D file, from 0.")] = None,
+    register: Annotated[
+        bool,
+        typer.Option(
+            "--register/--no-register", help="Move further inputs and stacks onto IN, or trust their headers."
+        ),
+    ] = True,
+    skip_unregistered: Annotated[
+        bool, typer.Option("--skip-unregistered", help="Go on without a guide that cannot be registered.")
+    ] = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Report events as JSON lines on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     stop_on_stdin_close: Annotated[
@@ -124,7 +134,6 @@ def translate(
             volumes,
             bundle,
             stacks=further,
-            register=register,
             spacing=wanted_spacing,
             thickness=thickness,
             axis=axis,
@@ -137,6 +146,8 @@ def translate(
             precision=precision,
             rule=rule,
             tile=tile,
+            register=register,
+            skip_unregistered=skip_unregistered,
             on_event=sink,
             cancelled=stop.requested,
         )

@@ -8,7 +8,7 @@ given back, and what none has is guessed several times over.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from scorefusion.bundle.folder import Bundle
-from scorefusion.errors import GeometryError, RequestError
+from scorefusion.errors import GeometryError, RequestError, VolumeError
 from scorefusion.imaging.foreground import foreground_mask
 from scorefusion.imaging.grid import Grid, nearest_world_axes, overlap_fraction, super_resolution_grid
-from scorefusion.imaging.registration import Motion, constant_background, find_motion, move
+from scorefusion.imaging.registration import Motion, constant_background, move
 from scorefusion.imaging.stacks import Measurement, project
 from scorefusion.imaging.volume import Volume, resample
 from scorefusion.progress import Reporter
+from scorefusion.run.exam import motion_between
 from scorefusion.run.prepare import SAME_IMAGE, Prepared, prepare
 from scorefusion.run.provenance import source_of
 from scorefusion.run.restore import Restoration
@@ -81,6 +82,8 @@ class Stack:
             **source_of(self.given),
             "MovedMm": [round(value, 3) for value in self.motion.translation_mm],
             "TurnedDegrees": round(self.motion.rotation_degrees, 3),
+            "MetricBefore": self.motion.metric_before,
+            "MetricAfter": self.motion.metric_after,
             "Gain": self.match.gain,
             "Offset": self.match.offset,
             "Correlation": round(self.match.correlation, 4),
@@ -88,7 +91,7 @@ class Stack:
         }
 
 
-def bring_together(first: Volume, further: Sequence[Volume], register: bool, report: Reporter) -> list[Stack]:
+def place_stacks(first: Volume, further: Sequence[Volume], register: bool, report: Reporter) -> list[Stack]:
     """All stacks in the world and the units of the first; no voxel is interpolated.
 
     Args:
@@ -106,8 +109,8 @@ def bring_together(first: Volume, further: Sequence[Volume], register: bool, rep
     for given in further:
         _check_stack(given)
         report.check_cancelled()
-        motion = _find_motion(given, first, register)
-        moved = replace(given, affine=np.linalg.inv(motion.matrix) @ given.affine)
+        motion = _motion(given, first, register)
+        moved = motion.place(given)
         overlap = max(overlap_fraction(first.grid, moved.grid), overlap_fraction(moved.grid, first.grid))
         if overlap < LEAST_OVERLAP:
             msg = (
@@ -139,7 +142,7 @@ def prepare_stacks(
 
     Args:
         volumes: by condition name, the first stack's first.
-        stacks: all of them, of `bring_together`.
+        stacks: all of them, of `place_stacks`.
         bundle: the model.
         spacing: as asked for, along the axes of the first stack.
         report: as of `prepare`.
@@ -218,8 +221,17 @@ def join(
 # -- the parts -----------------------------------------------------------------------------------------------------
 
 
-def _find_motion(moving: Volume, reference: Volume, register: bool) -> Motion:
-    return find_motion(moving, reference) if register else Motion.none()
+def _motion(given: Volume, first: Volume, register: bool) -> Motion:
+    if not register:
+        return Motion.none()
+    try:
+        return motion_between(given, first)
+    except VolumeError as error:
+        msg = (
+            f"{given.name} was not registered to {first.name}: {str(error).rstrip('.')}. Check that both show the same "
+            "head, leave this stack out, or trust the headers (--no-register)."
+        )
+        raise GeometryError(msg) from error
 
 
 def _check_stack(volume: Volume) -> None:
