@@ -105,8 +105,8 @@ def translate(
         tile: voxels a side that the 3D network takes at once; None = as memory allows. The result is the same but for
             rounding; a network with group normalisation or attention takes no tiles.
         frame: which frame of a 4D file.
-        register: move further inputs and stacks rigidly to lie on the first one; False trusts their headers. Inputs of a
-            translation model that share one grid are trusted anyway.
+        register: move further inputs and stacks rigidly to lie on the first one; False trusts their headers. Inputs
+            of a translation model that share one grid are trusted anyway.
         skip_unregistered: go on without a guide that cannot be registered, instead of an error.
         on_event: receives progress, log and warning events.
         cancelled: asked often; True ends the work with `Cancelled`.
