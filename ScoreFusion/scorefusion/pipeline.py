@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from scorefusion.run.provenance import provenance_of
 from scorefusion.run.record import contradiction
 from scorefusion.run.request import SamplingPlan
 from scorefusion.run.restore import Restoration, restore
+from scorefusion.run.stacks import join, place_stacks, prepare_stacks
 
 Input = Volume | str | os.PathLike[str]
 
@@ -64,6 +65,7 @@ def translate(
     inputs: Input | Mapping[str, Input],
     model: str | os.PathLike[str] | Bundle = "brain-sr",
     *,
+    stacks: Sequence[Input] = (),
     spacing: float | tuple[float, float, float] | None = None,
     thickness: float | None = None,
     axis: int | str | None = None,
@@ -87,6 +89,8 @@ def translate(
     Args:
         inputs: a volume or a file; or a mapping from the model's condition names to them.
         model: name of an installed bundle, or a bundle's folder.
+        stacks: further stacks of the scan to restore, of the same contrast in other directions or places: volumes or
+            files on any grids. What all of them measured is given back. Super-resolution only.
         spacing: target spacing in mm, one number or one an axis; None = the bundle's. Super-resolution only.
         thickness: slice thickness in mm; None = what the header tells, else the slice distance.
         axis: the axis that `thickness` is about: 0, 1, 2 or "i", "j", "k" of the input; None = the coarsest.
@@ -101,8 +105,8 @@ def translate(
         tile: voxels a side that the 3D network takes at once; None = as memory allows. The result is the same but for
             rounding; a network with group normalisation or attention takes no tiles.
         frame: which frame of a 4D file.
-        register: move further inputs rigidly to lie on the first one; False trusts their headers. Inputs of a
-            translation model that share one grid are trusted anyway.
+        register: move further inputs and stacks rigidly to lie on the first one; False trusts their headers. Inputs
+            of a translation model that share one grid are trusted anyway.
         skip_unregistered: go on without a guide that cannot be registered, instead of an error.
         on_event: receives progress, log and warning events.
         cancelled: asked often; True ends the work with `Cancelled`.
@@ -123,17 +127,27 @@ def translate(
     plan = _plan(bundle, preset, steps, samples, uncertainty)
     volumes = _read_inputs(inputs, bundle, frame)
     _check_records(volumes, report)
+    further = _read_stacks(stacks, bundle)
     restoring = bundle.section["task"] == "super_resolution"
     placed, placements = bring_together(volumes, restoring, register, skip_unregistered, report)
     request = prepare(placed, bundle, spacing, thickness, _axis_number(axis), report)
+    together = place_stacks(next(iter(placed.values())), further, register, report)
+    requests = [request, *prepare_stacks(placed, together, bundle, spacing, report)]
 
     with inference_settings(), _memory_errors(device):
         loaded, chosen, dtype = load_checked(bundle, device, precision, report.warning)
         report.log(f"Model {bundle.id} {bundle.version} on {chosen} ({str(dtype).removeprefix('torch.')})")
         fusion = loaded.choose_rule(rule)
-        main, spread = sample_prepared(loaded, fusion, request, plan, seed, chosen, report, tile, uncertainty)
-        volume, quality = request.finish(main.mean)
-        deviation = None if spread is None else request.finish_deviation(spread.deviation)
+        results = []
+        for number, each in enumerate(requests):
+            report.begin_run(number, len(requests))
+            results.append(sample_prepared(loaded, fusion, each, plan, seed, chosen, report, tile, uncertainty))
+        main, spread = results[0]
+        if further:
+            volume, deviation, quality = join(requests, results, report)
+        else:
+            volume, quality = request.finish(main.mean)
+            deviation = None if spread is None else request.finish_deviation(spread.deviation)
     for made in (volume, deviation):
         if made is not None and not np.isfinite(made.data).all():
             msg = (
@@ -146,6 +160,8 @@ def translate(
     provenance = provenance_of(bundle, volumes, request, plan, fusion, seed, chosen, dtype, report, started, preset)
     if placements:
         provenance["Registration"] = [placement.to_dict() for placement in placements]
+    if further:
+        provenance["Stacks"] = [{**a.to_dict(), **b} for a, b in zip(together, quality["stacks"], strict=True)]
     if rule is not None:
         provenance["RuleAsked"] = rule
     if spread is not None and spread is not main:
@@ -202,14 +218,27 @@ def _read_inputs(inputs: Input | Mapping[str, Input], bundle: Bundle, frame: int
     volumes = {}
     for name in names:
         if name in inputs:
-            given = inputs[name]
-            volume = given if isinstance(given, Volume) else read_volume(given, frame=frame)
-            if volume.data.shape[0] != 1:
-                msg = f"{volume.name} has {volume.data.shape[0]} channels; one is expected. Choose one of them first."
-                raise RequestError(msg)
-            volume.check_voxels()
-            volumes[name] = volume
+            volumes[name] = _read_input(inputs[name], frame)
     return volumes
+
+
+def _read_input(given: Input, frame: int | None) -> Volume:
+    volume = given if isinstance(given, Volume) else read_volume(given, frame=frame)
+    if volume.data.shape[0] != 1:
+        msg = f"{volume.name} has {volume.data.shape[0]} channels; one is expected. Choose one of them first."
+        raise RequestError(msg)
+    volume.check_voxels()
+    return volume
+
+
+def _read_stacks(stacks: Sequence[Input], bundle: Bundle) -> list[Volume]:
+    if stacks and bundle.section["task"] != "super_resolution":
+        msg = f"Model '{bundle.id}' translates one scan: further stacks are for super-resolution. Leave them out."
+        raise RequestError(msg)
+    if isinstance(stacks, (str, os.PathLike, Volume)):
+        msg = "stacks is a list, also for one further stack: stacks=[FILE]."
+        raise RequestError(msg)
+    return [_read_input(given, None) for given in stacks]
 
 
 def _check_records(volumes: Mapping[str, Volume], report: Reporter) -> None:

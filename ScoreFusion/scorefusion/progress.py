@@ -42,6 +42,7 @@ class Reporter:
         self._cancelled = cancelled
         self._time_left = TimeLeft(clock)
         self._warnings: list[Event] = []
+        self._run = (0, 1)
 
     @property
     def warnings(self) -> list[dict[str, Any]]:
@@ -51,8 +52,19 @@ class Reporter:
     def progress(self, stage: str, done: float, total: float) -> None:
         """Report that ``done`` of ``total`` steps of a stage are finished. Raises `Cancelled` when asked to stop."""
         self.check_cancelled()
+        number, runs = self._run
+        done, total = done + number * total, total * runs
         eta = self._time_left.update(stage, done, total)
         self.emit({"event": "progress", "done": done, "total": total, "stage": stage, "eta_s": eta})
+
+    def begin_run(self, number: int, runs: int) -> None:
+        """From now on progress is that of one run of several as long as each other: it counts up once, over them all.
+
+        Args:
+            number: of the run, from 0.
+            runs: how many there are.
+        """
+        self._run = (number, runs)
 
     def log(self, message: str) -> None:
         """Report a line for the curious."""

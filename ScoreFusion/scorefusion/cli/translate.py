@@ -30,6 +30,10 @@ Take more time, and show how sure the model is:
 
     scorefusion translate t1.nii.gz -o t1_sharp.nii.gz --preset best --uncertainty t1_unsure.nii.gz
 
+Three stacks of one contrast in different directions, made one:
+
+    scorefusion translate axial.nii.gz --stack coronal.nii.gz --stack sagittal.nii.gz -o sharp.nii.gz
+
 Beside a sharp T1w of the same exam, which may lie on any grid and a little elsewhere:
 
     scorefusion translate flair_5mm.nii.gz --input t1=t1_1mm.nii.gz -o flair_sharp.nii.gz
@@ -49,6 +53,10 @@ def translate(
     inputs: Annotated[
         list[str] | None,
         typer.Option("--input", metavar="NAME=FILE", help="A further input of the model, such as t2=t2.nii.gz."),
+    ] = None,
+    stacks: Annotated[
+        list[Path] | None,
+        typer.Option("--stack", metavar="FILE", help="A further stack of the same contrast; may be given repeatedly."),
     ] = None,
     spacing: Annotated[
         str | None, typer.Option(metavar="MM", help="Voxel size of the result: 1.0, or 0.8,0.8,1.2 for each axis.")
@@ -87,7 +95,10 @@ def translate(
     ] = None,
     frame: Annotated[int | None, typer.Option(min=0, max=65535, help="Which volume of a 4D file, from 0.")] = None,
     register: Annotated[
-        bool, typer.Option("--register/--no-register", help="Move further inputs to lie on IN, or trust their headers.")
+        bool,
+        typer.Option(
+            "--register/--no-register", help="Move further inputs and stacks onto IN, or trust their headers."
+        ),
     ] = True,
     skip_unregistered: Annotated[
         bool, typer.Option("--skip-unregistered", help="Go on without a guide that cannot be registered.")
@@ -107,13 +118,14 @@ def translate(
         check_address_space()
         from scorefusion.imaging.files import check_output_path, expanded, sidecar_path
 
-        extra = _named_inputs(inputs or [])
+        extra, further = _named_inputs(inputs or []), stacks or []
         wanted_spacing = _parse_spacing(spacing)
         output = check_output_path(output)
         uncertainty = None if uncertainty is None else check_output_path(uncertainty)
         record = sidecar_path(output)
         outputs = {"Image": output} | ({} if uncertainty is None else {"Uncertainty": uncertainty})
-        check_outputs([expanded(path) for path in (volume, *extra.values())], record, list(outputs.values()), stop)
+        given = [expanded(path) for path in (volume, *extra.values(), *further)]
+        check_outputs(given, record, list(outputs.values()), stop)
         bundle, volumes = _read_inputs(model, volume, extra, frame)
 
         from scorefusion import pipeline  # torch is loaded here, after everything that can fail quickly
@@ -121,6 +133,7 @@ def translate(
         result = pipeline.translate(
             volumes,
             bundle,
+            stacks=further,
             spacing=wanted_spacing,
             thickness=thickness,
             axis=axis,

@@ -88,7 +88,7 @@ def bring_together(
             continue
         report.log(f"Registering {volume.name} ({name}) to {base.name}")
         try:
-            motion = _find(volume, base)
+            motion = motion_between(volume, base)
         except (VolumeError, GeometryError) as error:
             what = f"{volume.name} (input '{name}') was not registered to {base.name}: {error}"
             if not (skip and restoring):
@@ -120,7 +120,12 @@ def bring_together(
     return placed, placements
 
 
-def _find(volume: Volume, base: Volume) -> Motion:
+def motion_between(volume: Volume, base: Volume) -> Motion:
+    """The motion that puts a volume onto another; none where the headers are as good.
+
+    Raises:
+        GeometryError: it cannot be found, or little of the heads lies on each other.
+    """
     thin = min(*volume.spatial_shape, *base.spatial_shape)
     if thin < THINNEST:
         msg = f"one of them has {thin} slices only, too few to hold on to"

@@ -66,7 +66,7 @@ class Prepared:
             quality["measurement_residual_relative"] = float(error.abs().max()) / 2.0
         else:
             whole = as_magnitude(whole, self.base)
-        return self._volume(self.output_scale.denormalise(whole)), quality
+        return self.volume_of(self.output_scale.denormalise(whole)), quality
 
     def finish_deviation(self, deviation: Tensor | None) -> Volume | None:
         """The same for a standard deviation: zero outside the box, scaled but not shifted."""
@@ -74,7 +74,7 @@ class Prepared:
             return None
         whole = torch.zeros_like(self.base)
         whole[at(self.box.slices)] = deviation.to(whole)
-        return self._volume(whole * (0.5 * (self.output_scale.high - self.output_scale.low)))
+        return self.volume_of(whole * (0.5 * (self.output_scale.high - self.output_scale.low)))
 
     @property
     def output_scale(self) -> IntensityScale:
@@ -91,7 +91,8 @@ class Prepared:
         mask = self.base[0, 0].numpy() > -0.9
         return float(canonical[mask].mean()) if mask.any() else 0.0
 
-    def _volume(self, data: Tensor) -> Volume:
+    def volume_of(self, data: Tensor) -> Volume:
+        """`(1, 1, I, J, K)` of the whole target grid, in output units, on the input's axes."""
         name = self.section["target"]["name"]
         contrast = self.like.contrast if self.like and self.section["target"].get("same_contrast_as") else name
         canonical = Volume(data[0].numpy().astype(np.float32), self.target.affine, contrast=contrast)

@@ -48,7 +48,7 @@ def provenance_of(
             "Sha256": bundle.hash,
             "Licence": request.section["licence"],
         },
-        "Sources": {name: _source(volume) for name, volume in volumes.items()},
+        "Sources": {name: source_of(volume) for name, volume in volumes.items()},
         "Preset": preset,
         "Sampling": dataclasses.asdict(plan),
         "Rule": type(rule).__name__,
@@ -73,7 +73,8 @@ def provenance_of(
     return record
 
 
-def _source(volume: Volume) -> dict[str, Any]:
+def source_of(volume: Volume) -> dict[str, Any]:
+    """Name, hash and grid of an input."""
     path = Path(volume.source) if volume.source else None
     if volume.digests:  # of what was read; the file may be another by now
         digest, what = volume.digests[0][1], "file"
