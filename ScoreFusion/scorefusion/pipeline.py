@@ -36,7 +36,7 @@ from scorefusion.run.pieces import choose_pieces, patient
 from scorefusion.run.prepare import Prepared, prepare
 from scorefusion.run.provenance import provenance_of
 from scorefusion.run.record import contradiction
-from scorefusion.run.request import SamplingPlan
+from scorefusion.run.request import SamplingPlan, Spacing
 from scorefusion.run.restore import Restoration, restore
 
 Input = Volume | str | os.PathLike[str]
@@ -63,7 +63,7 @@ def translate(
     inputs: Input | Mapping[str, Input],
     model: str | os.PathLike[str] | Bundle = "brain-sr",
     *,
-    spacing: float | tuple[float, float, float] | None = None,
+    spacing: Spacing = None,
     thickness: float | None = None,
     axis: int | str | None = None,
     preset: str = "fast",
@@ -76,6 +76,7 @@ def translate(
     rule: str | None = None,
     tile: int | tuple[int, int, int] | None = None,
     frame: int | None = None,
+    even_slices: bool = True,
     on_event: Callable[[Event], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Result:
@@ -84,7 +85,8 @@ def translate(
     Args:
         inputs: a volume or a file; or a mapping from the model's condition names to them.
         model: name of an installed bundle, or a bundle's folder.
-        spacing: target spacing in mm, one number or one an axis; None = the bundle's. Super-resolution only.
+        spacing: target spacing in mm, one number or one an axis; None = the bundle's; "in-plane" = slices as close as the
+            voxels within them. Voxels finer than 1.25 times it stay. Super-resolution only.
         thickness: slice thickness in mm; None = what the header tells, else the slice distance.
         axis: the axis that `thickness` is about: 0, 1, 2 or "i", "j", "k" of the input; None = the coarsest.
         preset: "fast", "balanced" or "best"; see the model's card for what each is for.
@@ -98,6 +100,8 @@ def translate(
         tile: voxels a side that the 3D network takes at once; None = as memory allows. The result is the same but for
             rounding; a network with group normalisation or attention takes no tiles.
         frame: which frame of a 4D file.
+        even_slices: even out what slices of a thick-slice scan differ in brightness, before anything else; the evened
+            scan is then what the result gives back. False keeps them as they were measured.
         on_event: receives progress, log and warning events.
         cancelled: asked often; True ends the work with `Cancelled`.
 
@@ -117,7 +121,7 @@ def translate(
     plan = _plan(bundle, preset, steps, samples, uncertainty)
     volumes = _read_inputs(inputs, bundle, frame)
     _check_records(volumes, report)
-    request = prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report)
+    request = prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report, even_slices)
 
     with inference_settings(), _memory_errors(device):
         loaded, chosen, dtype = load_checked(bundle, device, precision, report.warning)
