@@ -30,6 +30,7 @@ from scorefusion.imaging.files import read_volume, sidecar_path
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Event, Reporter
 from scorefusion.run.devices import inference_settings
+from scorefusion.run.exam import bring_together
 from scorefusion.run.load_checked import load_checked
 from scorefusion.run.memory import is_out_of_memory
 from scorefusion.run.pieces import choose_pieces, patient
@@ -77,6 +78,8 @@ def translate(
     tile: int | tuple[int, int, int] | None = None,
     frame: int | None = None,
     even_slices: bool = True,
+    register: bool = True,
+    skip_unregistered: bool = False,
     on_event: Callable[[Event], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Result:
@@ -102,6 +105,9 @@ def translate(
         frame: which frame of a 4D file.
         even_slices: even out what slices of a thick-slice scan differ in brightness, before anything else; the evened
             scan is then what the result gives back. False keeps them as they were measured.
+        register: move further inputs rigidly to lie on the first one; False trusts their headers. Inputs of a
+            translation model that share one grid are trusted anyway.
+        skip_unregistered: go on without a guide that cannot be registered, instead of an error.
         on_event: receives progress, log and warning events.
         cancelled: asked often; True ends the work with `Cancelled`.
 
@@ -121,7 +127,9 @@ def translate(
     plan = _plan(bundle, preset, steps, samples, uncertainty)
     volumes = _read_inputs(inputs, bundle, frame)
     _check_records(volumes, report)
-    request = prepare(volumes, bundle, spacing, thickness, _axis_number(axis), report, even_slices)
+    restoring = bundle.section["task"] == "super_resolution"
+    placed, placements = bring_together(volumes, restoring, register, skip_unregistered, report)
+    request = prepare(placed, bundle, spacing, thickness, _axis_number(axis), report, even_slices)
 
     with inference_settings(), _memory_errors(device):
         loaded, chosen, dtype = load_checked(bundle, device, precision, report.warning)
@@ -140,6 +148,8 @@ def translate(
     if deviation is not None:
         quality["mean_uncertainty"] = request.mean_in_foreground(deviation)
     provenance = provenance_of(bundle, volumes, request, plan, fusion, seed, chosen, dtype, report, started, preset)
+    if placements:
+        provenance["Registration"] = [placement.to_dict() for placement in placements]
     if rule is not None:
         provenance["RuleAsked"] = rule
     if spread is not None and spread is not main:

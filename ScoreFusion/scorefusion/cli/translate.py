@@ -31,6 +31,10 @@ Take more time, and show how sure the model is:
 
     scorefusion translate t1.nii.gz -o t1_sharp.nii.gz --preset best --uncertainty t1_unsure.nii.gz
 
+Beside a sharp T1w of the same exam, which may lie on any grid and a little elsewhere:
+
+    scorefusion translate flair_5mm.nii.gz --input t1=t1_1mm.nii.gz -o flair_sharp.nii.gz
+
 A model with two inputs, on the second GPU:
 
     scorefusion translate t1.nii.gz --input t2=t2.nii.gz --model MODEL -o flair.nii.gz --device cuda:1
@@ -87,6 +91,12 @@ def translate(
     keep_slices: Annotated[
         bool, typer.Option("--keep-slices", help="Do not even out slices that differ in brightness.")
     ] = False,
+    register: Annotated[
+        bool, typer.Option("--register/--no-register", help="Move further inputs to lie on IN, or trust their headers.")
+    ] = True,
+    skip_unregistered: Annotated[
+        bool, typer.Option("--skip-unregistered", help="Go on without a guide that cannot be registered.")
+    ] = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Report events as JSON lines on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     stop_on_stdin_close: Annotated[
@@ -129,6 +139,8 @@ def translate(
             rule=rule,
             tile=tile,
             even_slices=not keep_slices,
+            register=register,
+            skip_unregistered=skip_unregistered,
             on_event=sink,
             cancelled=stop.requested,
         )

@@ -315,7 +315,8 @@ def _model_inputs(
         present.append(name in volumes)
         if name not in volumes:
             channels.append(torch.full((1, 1, *window.spatial_shape), -1.0))
-            report.log(f"Optional input '{name}' is missing; the networks that need it are left out.")
+            if not state.section["inputs"]["presence_context"]:  # else the networks are told, and all of them work
+                report.log(f"Optional input '{name}' is missing; the networks that need it are left out.")
             continue
         if not any(present[:-1]):
             channels.append(state.base[at(state.box.slices)])

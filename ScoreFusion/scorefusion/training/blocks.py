@@ -134,12 +134,12 @@ class BlockSource:
         volume = self.volumes[rng.choice(len(self.volumes), p=self.chances)]
         whole = volume.data.shape[1:]
         shape = self.shape or [max(1, have // WHOLE * WHOLE) for have in whole]
-        sharp, zoom = volume.sharp_axes, (1.0, 1.0, 1.0)
+        sharp, zoom = volume.sharp_axes, [1.0, 1.0, 1.0]
         clinical = self.recipe.data.augmentation
         if self.augment and clinical.clinical_share and rng.random() < clinical.clinical_share:
             across = int(rng.choice(sharp))
             finer = float(rng.uniform(*clinical.finer))
-            sharp, zoom = (across,), _triple([1.0 if axis == across else finer for axis in range(3)])
+            sharp, zoom = (across,), [1.0 if axis == across else finer for axis in range(3)]
         size = [min(math.ceil(want / by), have) for want, by, have in zip(shape, zoom, whole, strict=True)]
         for _ in range(TRIES):
             start = [int(rng.integers(have - want + 1)) for want, have in zip(size, whole, strict=True)]
@@ -148,8 +148,8 @@ class BlockSource:
             if (block[-1] > FOREGROUND).mean() > ENOUGH_FOREGROUND:
                 break
         image = to_device(torch.from_numpy(block.astype(np.float32)), self.device)
-        if zoom != (1.0, 1.0, 1.0):
-            size = [min(want, round(have * by)) for want, by, have in zip(shape, zoom, size, strict=True)]
+        if max(zoom) > 1.0:
+            size = [min(int(want), round(have * by)) for want, by, have in zip(shape, zoom, size, strict=True)]
             image = F.interpolate(image[None], size=size, mode="trilinear", align_corners=False)[0]
             whole = _triple([round(have * by) for have, by in zip(whole, zoom, strict=True)])
             start = [round(first * by) for first, by in zip(start, zoom, strict=True)]
@@ -258,7 +258,7 @@ class _Cut:
 
 
 def spoil_guides(cut: _Cut, recipe: Recipe, rng: np.random.Generator) -> _Cut:
-    """Guides under the wrong name, and lesions that one scan alone shows; nothing is drawn where the recipe has none."""
+    """Guides under the wrong name, and lesions that one scan alone shows; nothing is drawn that the recipe lacks."""
     guides = recipe.data.guides
     if recipe.task != "super_resolution" or len(cut.image) < 2:
         return cut
@@ -355,9 +355,7 @@ def draw_acquisition(
     return Acquisition(shape, axes)
 
 
-def uneven_slices(
-    measured: Tensor, operator: Acquisition, scanners: Scanners, rng: np.random.Generator
-) -> Tensor:
+def uneven_slices(measured: Tensor, operator: Acquisition, scanners: Scanners, rng: np.random.Generator) -> Tensor:
     """Thick slices `(B, C, i, j, k)` in about [-1, 1] that differ in gain and noise, with chance `uneven_share`."""
     thick = [axis for axis, sampling in enumerate(operator.axes) if sampling is not None]
     if not scanners.uneven_share or len(thick) != 1 or rng.random() >= scanners.uneven_share:

@@ -169,7 +169,7 @@ class Guides(_Part):
         dropped: chance of that.
         shift: largest displacement along each axis, voxels: what registration leaves.
         mislabelled_share: how often one stands in the place of another contrast.
-        lesion_share: how often there is a lesion that the target alone shows, and how often one that a guide alone does.
+        lesion_share: how often there is a lesion in the target alone, and how often one in a guide alone.
     """
 
     alone_share: float = Field(0.0, ge=0, le=1)
