@@ -88,8 +88,8 @@ def translate(
     Args:
         inputs: a volume or a file; or a mapping from the model's condition names to them.
         model: name of an installed bundle, or a bundle's folder.
-        spacing: target spacing in mm, one number or one an axis; None = the bundle's; "in-plane" = slices as close as the
-            voxels within them. Voxels finer than 1.25 times it stay. Super-resolution only.
+        spacing: target spacing in mm, one number or one an axis; None = the bundle's; "in-plane" = slices as close as
+            the voxels within them. Voxels finer than 1.25 times it stay. Super-resolution only.
         thickness: slice thickness in mm; None = what the header tells, else the slice distance.
         axis: the axis that `thickness` is about: 0, 1, 2 or "i", "j", "k" of the input; None = the coarsest.
         preset: "fast", "balanced" or "best"; see the model's card for what each is for.

@@ -75,7 +75,7 @@ class TestTranslate:
         assert read_volume(unsure).data.max() > 0
 
     def test_slices_as_fine_as_the_voxels_within_them_can_be_asked_for(
-        self, run: Run, calls: list[dict[str, Any]], scan: Path, model: str, tmp_path: Path
+        self, calls: list[dict[str, Any]], scan: Path, model: str, tmp_path: Path
     ) -> None:
         result = run("translate", scan, "-o", tmp_path / "o.nii", "--model", model, "--spacing", "in-plane")
         assert result.exit_code == 0, result.output

@@ -220,6 +220,9 @@ def _parse_spacing(text: str | None) -> Spacing:
     except ValueError:
         values = []
     if len(values) not in (1, 3) or not all(0.01 <= value <= 100 for value in values):
-        msg = f"--spacing {text!r} is not a voxel size. Give one number of mm from 0.01 to 100, three (0.8,0.8,1.2), or in-plane."
+        msg = (
+            f"--spacing {text!r} is not a voxel size. Give one number of mm from 0.01 to 100, or three: 0.8,0.8,1.2; "
+            "or in-plane."
+        )
         raise RequestError(msg)
     return values[0] if len(values) == 1 else (values[0], values[1], values[2])

@@ -210,7 +210,7 @@ def _uneven_slices(
     scale: IntensityScale,
     report: Reporter,
 ) -> SliceGains | None:
-    """How the slices of a scan that was measured slice by slice differ in brightness; None where no axis is so thick."""
+    """How the slices of a scan that was measured slice by slice differ in brightness; None where no axis is thick."""
     if request is None or request.thick_axis is None:
         return None
     axis = reorientation.axis_to_canonical(request.thick_axis)
