@@ -14,6 +14,7 @@ from scorefusion.fusion.features import FeatureSink
 from scorefusion.fusion.inputs import InputLayout, ModelInputs
 from scorefusion.fusion.members import Member
 from scorefusion.fusion.planes import Plane, stack_slices
+from scorefusion.fusion.windows import WINDOW_SLICES, find_window, spread_features
 from scorefusion.networks.precision import lowered_precision
 from scorefusion.networks.unet import UNet
 
@@ -115,24 +116,35 @@ class PlaneEnsemble(nn.Module):
         num_slices = x_t.shape[2 + plane.axis]
         rows, columns = (x_t.shape[2 + axis] for axis in plane.in_plane_axes)
         stride = gathered.max_stride if gathered is not None else 1
+        region = inputs.region if self.layout.prediction == "clean" else None  # a clean residual of zero is the base
         count = self.slices_at_once(batch, rows, columns, stride)
+        if region is not None:
+            count = min(count, max(1, WINDOW_SLICES // stride) * stride)
         pieces = []
         for start in range(0, num_slices, count):
             stop = min(start + count, num_slices)
-            slab = self.layout.slab(seen, inputs, member.conditions, plane, start, stop)
-            level = alpha_bar.repeat_interleave(stop - start, dim=0)
-            context = self.layout.plane_vector(inputs, plane, stop - start)
-            with self.precision(slab):
-                slices, features = network(
-                    slab.contiguous(memory_format=torch.channels_last),
-                    level,
-                    context,
-                    return_features=gathered is not None,
-                )
-                if gathered is not None:
-                    gathered.add(number, plane, start, features, batch)
-            pieces.append(stack_slices(slices.float(), plane, batch))
-            self.report(slab[:, 0].numel())
+            window = find_window(region, plane, start, stop, (rows, columns), network.size_multiple)
+            slices = x_t.new_zeros(batch * (stop - start), 1, rows, columns, dtype=torch.float32)
+            if window is not None:
+                slab = self.layout.slab(seen, inputs, member.conditions, plane, start, stop)[..., window[0], window[1]]
+                level = alpha_bar.repeat_interleave(stop - start, dim=0)
+                context = self.layout.plane_vector(inputs, plane, stop - start)
+                with self.precision(slab):
+                    inner, features = network(
+                        slab.contiguous(memory_format=torch.channels_last),
+                        level,
+                        context,
+                        return_features=gathered is not None,
+                    )
+                    if gathered is not None:
+                        features = spread_features(features, network.feature_scales, window, (rows, columns))
+                        gathered.add(number, plane, start, features, batch)
+                if inner.shape == slices.shape:
+                    slices = inner.float()
+                else:
+                    slices[..., window[0], window[1]] = inner.float()
+            pieces.append(stack_slices(slices, plane, batch))
+            self.report(batch * (stop - start) * rows * columns)
         prediction = torch.cat(pieces, dim=2 + plane.axis)
         if shift is None:
             return prediction

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,8 @@ class ModelInputs:
         present: which conditions are there; None = all.
         position: `(B or 1, 3, I, J, K)` coordinates in [-1, 1]; None = of this volume. Given when this is a crop.
         maps: where the base is a mapped condition; None = the base is the condition itself.
+        region: `(I, J, K)` bool, where there is something to restore; None = everywhere. On the CPU, since it decides
+            what a device is given to do.
     """
 
     conditions: Tensor
@@ -43,6 +46,7 @@ class ModelInputs:
     present: tuple[bool, ...] | None = None
     position: Tensor | None = None
     maps: IntensityMaps | None = None
+    region: np.ndarray | None = None
 
     @property
     def available(self) -> tuple[int, ...]:
@@ -82,10 +86,14 @@ class ModelInputs:
         position = self.position
         if position is None:
             position = position_channels(self.conditions.shape[2:], device=self.conditions.device)
+        region = self.region
+        if region is not None:
+            region = np.pad(region, [(0, -size % multiple) for size in region.shape], mode="edge")
         return replace(
             self,
             conditions=pad_to_multiple(self.conditions, multiple),
             position=pad_to_multiple(position, multiple),
+            region=region,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -178,6 +178,7 @@ def prepare(
         state = _measured_request(section, reorientation, request, canonical, normalised, coarse_box, scale)
     state.like, state.slice_gains = base, gains
     state.inputs = _model_inputs(volumes, by_name, state, report)
+    state.inputs = replace(state.inputs, region=_region(mask[coarse_box.slices], state.box_acquisition))
     return state
 
 
@@ -290,6 +291,15 @@ def _measured_request(
         measured[at(coarse_box.slices)].contiguous(),
         request,
     )
+
+
+def _region(mask: np.ndarray, acquisition: Acquisition | None) -> np.ndarray:
+    """Where the box of the target grid holds the head; fluid inside it belongs to it."""
+    whole = filled(mask)
+    if acquisition is None:
+        return whole
+    fine = acquisition.upsample(torch.from_numpy(whole.astype(np.float32))[None, None], "nearest")
+    return (fine[0, 0] > 0.5).numpy()
 
 
 def _refine(box: Box, acquisition: Acquisition) -> Box:
