@@ -37,7 +37,7 @@ from scorefusion.run.pieces import choose_pieces, patient
 from scorefusion.run.prepare import Prepared, prepare
 from scorefusion.run.provenance import provenance_of
 from scorefusion.run.record import contradiction
-from scorefusion.run.request import SamplingPlan
+from scorefusion.run.request import SamplingPlan, Spacing
 from scorefusion.run.restore import Restoration, restore
 from scorefusion.run.stacks import join, place_stacks, prepare_stacks
 
@@ -66,7 +66,7 @@ def translate(
     model: str | os.PathLike[str] | Bundle = "brain-sr",
     *,
     stacks: Sequence[Input] = (),
-    spacing: float | tuple[float, float, float] | None = None,
+    spacing: Spacing = None,
     thickness: float | None = None,
     axis: int | str | None = None,
     preset: str = "fast",
@@ -79,6 +79,7 @@ def translate(
     rule: str | None = None,
     tile: int | tuple[int, int, int] | None = None,
     frame: int | None = None,
+    even_slices: bool = True,
     register: bool = True,
     skip_unregistered: bool = False,
     on_event: Callable[[Event], None] | None = None,
@@ -91,7 +92,8 @@ def translate(
         model: name of an installed bundle, or a bundle's folder.
         stacks: further stacks of the scan to restore, of the same contrast in other directions or places: volumes or
             files on any grids. What all of them measured is given back. Super-resolution only.
-        spacing: target spacing in mm, one number or one an axis; None = the bundle's. Super-resolution only.
+        spacing: target spacing in mm, one number or one an axis; None = the bundle's; "in-plane" = slices as close as
+            the voxels within them. Voxels finer than 1.25 times it stay. Super-resolution only.
         thickness: slice thickness in mm; None = what the header tells, else the slice distance.
         axis: the axis that `thickness` is about: 0, 1, 2 or "i", "j", "k" of the input; None = the coarsest.
         preset: "fast", "balanced" or "best"; see the model's card for what each is for.
@@ -105,6 +107,8 @@ def translate(
         tile: voxels a side that the 3D network takes at once; None = as memory allows. The result is the same but for
             rounding; a network with group normalisation or attention takes no tiles.
         frame: which frame of a 4D file.
+        even_slices: even out what slices of a thick-slice scan differ in brightness, before anything else; the evened
+            scan is then what the result gives back. False keeps them as they were measured.
         register: move further inputs and stacks rigidly to lie on the first one; False trusts their headers. Inputs
             of a translation model that share one grid are trusted anyway.
         skip_unregistered: go on without a guide that cannot be registered, instead of an error.
@@ -130,9 +134,9 @@ def translate(
     further = _read_stacks(stacks, bundle)
     restoring = bundle.section["task"] == "super_resolution"
     placed, placements = bring_together(volumes, restoring, register, skip_unregistered, report)
-    request = prepare(placed, bundle, spacing, thickness, _axis_number(axis), report)
+    request = prepare(placed, bundle, spacing, thickness, _axis_number(axis), report, even_slices)
     together = place_stacks(next(iter(placed.values())), further, register, report)
-    requests = [request, *prepare_stacks(placed, together, bundle, spacing, report)]
+    requests = [request, *prepare_stacks(placed, together, bundle, spacing, report, even_slices)]
 
     with inference_settings(), _memory_errors(device):
         loaded, chosen, dtype = load_checked(bundle, device, precision, report.warning)

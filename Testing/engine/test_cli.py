@@ -60,7 +60,7 @@ class TestTranslate:
     def test_every_option_reaches_the_pipeline(self, scan: Path, model: str, calls: list, tmp_path: Path) -> None:
         given = (
             "--spacing 0.8,0.9,1.2 --thickness 5 --axis k --preset balanced --steps 7 --samples 3 --seed 11 "
-            "--device cpu --precision float32 --tile 64 --rule average"
+            "--device cpu --precision float32 --tile 64 --rule average --keep-slices"
         ).split()
         unsure = tmp_path / "unsure.nrrd"
         result = run("translate", scan, "-o", tmp_path / "o.mha", "--model", model, "--uncertainty", unsure, *given)
@@ -68,10 +68,19 @@ class TestTranslate:
         expected = {
             "spacing": (0.8, 0.9, 1.2), "thickness": 5.0, "axis": "k", "preset": "balanced", "steps": 7, "samples": 3,
             "seed": 11, "device": "cpu", "precision": "float32", "tile": 64, "rule": "average", "uncertainty": True,
+            "even_slices": False,
         }  # fmt: skip
         assert {key: calls[0][key] for key in expected} == expected
         assert calls[0]["bundle"].id == model
         assert read_volume(unsure).data.max() > 0
+
+    def test_slices_as_fine_as_the_voxels_within_them_can_be_asked_for(
+        self, calls: list[dict[str, Any]], scan: Path, model: str, tmp_path: Path
+    ) -> None:
+        result = run("translate", scan, "-o", tmp_path / "o.nii", "--model", model, "--spacing", "in-plane")
+        assert result.exit_code == 0, result.output
+        assert calls[0]["spacing"] == "in-plane"
+        assert calls[0]["even_slices"] is True
 
     def test_a_whole_run_with_a_tiny_model(self, scan: Path, model: str, tmp_path: Path) -> None:
         out, unsure = tmp_path / "out.nii.gz", tmp_path / "unsure.nii.gz"

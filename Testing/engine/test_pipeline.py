@@ -21,10 +21,12 @@ from scorefusion.errors import BundleError, Cancelled, GeometryError, RequestErr
 from scorefusion.fusion.inputs import InputLayout
 from scorefusion.fusion.rules import ScoreFusion, VolumeKind
 from scorefusion.imaging.acquisition import Acquisition
+from scorefusion.imaging.files import read_volume
 from scorefusion.imaging.grid import Grid
 from scorefusion.imaging.volume import Volume
 from scorefusion.pipeline import Result, translate
 from scorefusion.run.domain import check_domain
+from scorefusion.run.request import axis_names, understand
 
 
 def _restorer_layout() -> InputLayout:
@@ -323,6 +325,57 @@ class TestEventsAndProvenance:
         condition = {"name": "t1", "contrasts": ["t1"]}
         assert ("skull" in dict(check_domain(section, volume, condition))) is warned
         assert "skull" not in dict(check_domain({}, volume, condition))
+
+
+class TestClinicalGrids:
+    SECTION: dict[str, Any] = {
+        "spacing_mm": [1.0, 1.0, 1.0],
+        "domain": {"spacing_mm": [0.4, 1.3], "factor": [1.25, 10.0], "extent_mm": [90.0, 300.0]},
+    }
+
+    def _warned(self, volume: Volume, spacing: Any = None, **domain: Any) -> dict[str, str]:
+        section = {**self.SECTION, "domain": {**self.SECTION["domain"], **domain}}
+        condition = {"name": "image", "contrasts": []}
+        return dict(check_domain(section, volume, condition, understand(volume, section, spacing)))
+
+    def test_fine_voxels_in_plane_stay_and_slices_become_as_fine_as_the_model_makes_them(
+        self, make_volume: Callable[..., Volume]
+    ) -> None:
+        understood = understand(make_volume((200, 220, 30), (0.5, 0.5, 4.0)), self.SECTION)
+        np.testing.assert_allclose(understood.target.spacing, (0.5, 0.5, 1.0))
+        assert understood.target.spatial_shape == (200, 220, 120)
+
+    @pytest.mark.parametrize("across", [0, 1, 2])
+    def test_slices_become_as_fine_as_the_voxels_in_plane_if_asked(
+        self, make_volume: Callable[..., Volume], across: int
+    ) -> None:
+        spacing, shape = np.insert([0.6, 0.6], across, 3.0), np.insert([200, 220], across, 30)
+        understood = understand(make_volume(tuple(shape), tuple(spacing)), self.SECTION, "in-plane")
+        np.testing.assert_allclose(understood.target.spacing, (0.6, 0.6, 0.6))
+        assert understood.target.spatial_shape == tuple(np.insert([200, 220], across, 150))
+
+    def test_a_scan_without_thick_slices_has_no_slices_to_refine(self, make_volume: Callable[..., Volume]) -> None:
+        with pytest.raises(RequestError, match="no slices that are thicker"):
+            understand(make_volume((12, 14, 16), (4.0, 4.0, 4.0)), self.SECTION, "in-plane")
+
+    def test_each_axis_of_the_result_is_held_against_the_domain(self, make_volume: Callable[..., Volume]) -> None:
+        fine, coarse = ((300, 300, 40), (0.35, 0.5, 3.0)), ((200, 200, 40), (0.5, 0.5, 3.0))
+        told = self._warned(make_volume(*fine))["spacing"]
+        assert told.endswith(f"and {axis_names(make_volume(*fine).grid)[0]} is outside.")
+        assert "spacing" not in self._warned(make_volume(*coarse))
+        assert "spacing" not in self._warned(make_volume(*coarse), "in-plane")
+        assert "spacing" in self._warned(make_volume(*coarse), spacing_mm=[0.85, 1.3])
+
+    @pytest.mark.parametrize("name", ["openmsL_04/FLAIR", "openmsL_04/T2w", "ds011_01/T2w"])
+    def test_real_exams_are_inside_the_domain_of_a_model_for_clinical_grids(self, data_folder: Path, name: str) -> None:
+        path = data_folder.parent / "more" / "multi_raw" / f"{name}.nii.gz"
+        if not path.is_file():
+            pytest.skip(f"{path} is not here")
+        scan = read_volume(path)
+        assert self._warned(scan) == {}
+        target = understand(scan, self.SECTION).target
+        assert max(target.spacing) < 1.01
+        assert target.spacing[0] == pytest.approx(min(1.0, scan.spacing[0]), abs=0.01)
 
 
 class TestRules:

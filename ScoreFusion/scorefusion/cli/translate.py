@@ -18,6 +18,7 @@ from scorefusion.run.record import OUTPUTS, sha256
 if TYPE_CHECKING:
     from scorefusion.imaging.volume import Volume
     from scorefusion.pipeline import Result
+    from scorefusion.run.request import Spacing
 
 EPILOG = """
 **Examples**
@@ -59,7 +60,8 @@ def translate(
         typer.Option("--stack", metavar="FILE", help="A further stack of the same contrast; may be given repeatedly."),
     ] = None,
     spacing: Annotated[
-        str | None, typer.Option(metavar="MM", help="Voxel size of the result: 1.0, or 0.8,0.8,1.2 for each axis.")
+        str | None,
+        typer.Option(metavar="MM", help="Voxel size of the result: 1.0, 0.8,0.8,1.2 for each axis, or in-plane."),
     ] = None,
     thickness: Annotated[
         float | None,
@@ -94,6 +96,9 @@ def translate(
         typer.Option(help="How planes are fused: fusion, average, alternating, axial, ... (for comparison)."),
     ] = None,
     frame: Annotated[int | None, typer.Option(min=0, max=65535, help="Which volume of a 4D file, from 0.")] = None,
+    keep_slices: Annotated[
+        bool, typer.Option("--keep-slices", help="Do not even out slices that differ in brightness.")
+    ] = False,
     register: Annotated[
         bool,
         typer.Option(
@@ -146,6 +151,7 @@ def translate(
             precision=precision,
             rule=rule,
             tile=tile,
+            even_slices=not keep_slices,
             register=register,
             skip_unregistered=skip_unregistered,
             on_event=sink,
@@ -217,14 +223,19 @@ def _named_inputs(pairs: list[str]) -> dict[str, Path]:
     return inputs
 
 
-def _parse_spacing(text: str | None) -> float | tuple[float, float, float] | None:
+def _parse_spacing(text: str | None) -> Spacing:
     if text is None:
         return None
+    if text == "in-plane":
+        return "in-plane"
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
     if len(values) not in (1, 3) or not all(0.01 <= value <= 100 for value in values):
-        msg = f"--spacing {text!r} is not a voxel size. Give one number of mm from 0.01 to 100, or three: 0.8,0.8,1.2."
+        msg = (
+            f"--spacing {text!r} is not a voxel size. Give one number of mm from 0.01 to 100, or three: 0.8,0.8,1.2; "
+            "or in-plane."
+        )
         raise RequestError(msg)
     return values[0] if len(values) == 1 else (values[0], values[1], values[2])

@@ -24,6 +24,7 @@ SHEAR_TOLERANCE = 0.02
 """Largest cosine of the angle between two voxel axes: 0.02 is 1.1 degrees off a right angle."""
 
 LARGEST_EXTENT_MM = 3000.0
+KEPT = 1.25  # spacing over the wanted one up to which an axis keeps its voxels
 MOST_ALONG_AN_AXIS = 32767  # NIfTI's limit
 FARTHEST_MM = 1e5  # float32, in which NIfTI keeps positions, has hundredths of a mm there
 
@@ -226,7 +227,7 @@ def super_resolution_grid(grid: Grid, spacing: float | tuple[float, float, float
     Args:
         grid: grid of the input.
         spacing: wanted spacing in mm, one number or one for each voxel axis of `grid`.
-        keep_finer: leave an axis alone unless its spacing is more than 1.25 times the wanted one.
+        keep_finer: leave an axis alone unless its spacing is more than `KEPT` (1.25) times the wanted one.
             False resizes every axis, coarser ones too.
     """
     targets = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,))
@@ -235,7 +236,7 @@ def super_resolution_grid(grid: Grid, spacing: float | tuple[float, float, float
         raise GeometryError(msg)
     sizes = list(grid.spatial_shape)
     for axis, (now, target) in enumerate(zip(grid.spacing, targets, strict=True)):
-        if not keep_finer or now > 1.25 * target:
+        if not keep_finer or now > KEPT * target:
             if grid.extent_mm[axis] / target > MOST_ALONG_AN_AXIS:
                 msg = (
                     f"With a spacing of {target:g} mm, {grid.extent_mm[axis]:.4g} mm become more than "

@@ -9,7 +9,7 @@ import numpy as np
 
 from scorefusion.imaging.foreground import foreground_mask
 from scorefusion.imaging.volume import Volume
-from scorefusion.run.request import SAME, Understanding
+from scorefusion.run.request import SAME, Understanding, axis_names
 from scorefusion.wording import mm
 
 BRAIN_LITRES = 2.5  # of tissue; the largest of 46 stripped brains here has 2.2, the smallest of 5 whole heads 2.9
@@ -81,13 +81,18 @@ def litres_of_tissue(data: np.ndarray, spacing: tuple[float, float, float]) -> f
 def _check_request(domain: dict[str, Any], volume: Volume, understanding: Understanding) -> list[tuple[str, str]]:
     found = []
     low, high = domain.get("spacing_mm", (0.0, np.inf))
-    finest, coarsest = min(understanding.target.spacing), max(understanding.target.spacing)
-    if finest < low * (1 - SAME) or coarsest > high * (1 + SAME):
+    target = understanding.target
+    outside = [
+        name
+        for name, size in zip(axis_names(target), target.spacing, strict=True)
+        if not low * (1 - SAME) <= size <= high * (1 + SAME)
+    ]
+    if outside:
         found.append(
             (
                 "spacing",
-                f"the result of {volume.name} has voxels of {mm(understanding.target.spacing)} mm; "
-                f"the model was trained on {low:g} to {high:g} mm.",
+                f"the result of {volume.name} has voxels of {mm(target.spacing)} mm; the model was trained on "
+                f"{low:g} to {high:g} mm along each axis, and {' and '.join(outside)} is outside.",
             )  # fmt: skip
         )
     low, high = domain.get("factor", (1.0, np.inf))

@@ -19,13 +19,15 @@ from scorefusion.imaging.foreground import filled, foreground_box, foreground_ma
 from scorefusion.imaging.grid import Box, Grid, Reorientation, overlap_fraction
 from scorefusion.imaging.intensity import IntensityScale, fit_intensity_scale
 from scorefusion.imaging.intensity_map import clear_background, read_maps
+from scorefusion.imaging.slices import SliceGains, slice_gains
 from scorefusion.imaging.volume import Volume, resample
 from scorefusion.progress import Reporter
 from scorefusion.run.domain import check_domain
 from scorefusion.run.memory import available_memory
-from scorefusion.run.request import Understanding, understand
+from scorefusion.run.request import Spacing, Understanding, understand
 from scorefusion.wording import mm, readable
 
+THICK = 1.5  # distance of slices over the voxels in plane, from which a scan was measured slice by slice
 MIN_OVERLAP = 0.5  # share of the base volume that another condition must cover
 FOREGROUND_MARGIN_MM = 6.0
 CONSTANT_BACKGROUND = 0.05  # share of voxels at exactly the background's value from which a volume counts as masked
@@ -52,6 +54,7 @@ class Prepared:
     box_measured: Tensor | None = None
     understanding: Understanding | None = None
     like: Volume | None = None
+    slice_gains: SliceGains | None = None  # along a canonical axis, what was evened out; None = not looked for
 
     def finish(self, mean: Tensor) -> tuple[Volume, dict[str, Any]]:
         """Put the box back, make it agree with the measurement (if any), return to the input's axes and units."""
@@ -117,10 +120,11 @@ def as_magnitude(whole: Tensor, base: Tensor) -> Tensor:
 def prepare(
     volumes: dict[str, Volume],
     bundle: Bundle,
-    spacing: float | tuple[float, float, float] | None,
+    spacing: Spacing,
     thickness: float | None,
     axis: int | None,
     report: Reporter,
+    even_slices: bool = True,
 ) -> Prepared:
     """Understand a request and bring its volumes to one canonical, cropped, normalised grid.
 
@@ -130,6 +134,7 @@ def prepare(
         spacing, thickness: as of `translate`.
         axis: of the input, 0 to 2.
         report: receives what lies outside the model's domain.
+        even_slices: even out what slices of a thick-slice scan differ in brightness.
 
     Raises:
         RequestError: nothing to restore, or options that belong to the other task.
@@ -161,6 +166,9 @@ def prepare(
     _check_room(base, base.grid if request is None else request.target)
     canonical, reorientation = base.canonical()
     scale = _fitted_scale(canonical, by_name[first])
+    gains = _uneven_slices(canonical, reorientation, request, scale, report) if even_slices else None
+    if gains is not None:
+        canonical = gains.evened(canonical, scale.low)
     normalised = _normalised(canonical, scale, section)
     mask = foreground_mask(canonical.data)
     margin = max(1, round(FOREGROUND_MARGIN_MM / min(canonical.spacing)))
@@ -169,7 +177,7 @@ def prepare(
         state = Prepared(section, reorientation, canonical.grid, coarse_box, _NO_INPUTS, normalised, scale)
     else:
         state = _measured_request(section, reorientation, request, canonical, normalised, coarse_box, scale)
-    state.like = base
+    state.like, state.slice_gains = base, gains
     state.inputs = _model_inputs(volumes, by_name, state, report)
     state.inputs = replace(state.inputs, region=_region(mask[coarse_box.slices], state.box_acquisition))
     return state
@@ -195,6 +203,28 @@ def _fitted_scale(volume: Volume, condition: dict[str, Any]) -> IntensityScale:
         msg = f"{volume.name}: {error}"
         raise VolumeError(msg) from error
     return scale
+
+
+def _uneven_slices(
+    canonical: Volume,
+    reorientation: Reorientation,
+    request: Understanding | None,
+    scale: IntensityScale,
+    report: Reporter,
+) -> SliceGains | None:
+    """How the slices of a scan that was measured slice by slice differ in brightness; None where no axis is thick."""
+    if request is None or request.thick_axis is None:
+        return None
+    axis = reorientation.axis_to_canonical(request.thick_axis)
+    if canonical.spacing[axis] < THICK * max(s for a, s in enumerate(canonical.spacing) if a != axis):
+        return None
+    gains = slice_gains(canonical, axis, scale.low)
+    if gains.found:
+        report.log(
+            f"{canonical.name}: slices differed by {gains.spread:.1%} in brightness (at most {gains.largest:.1%}); "
+            "evened out."
+        )
+    return gains
 
 
 def _check_outliers(volume: Volume, report: Reporter) -> None:

@@ -70,6 +70,11 @@ def provenance_of(
             "SliceThickness": understanding.thickness,
             "Profile": request.section.get("slice_profile", "box"),
         }
+        gains = request.slice_gains
+        record["SlicesEvened"] = gains is not None and gains.found
+        if gains is not None and gains.found:
+            in_order = gains.gains[::-1] if request.reorientation.flipped[gains.axis] else gains.gains
+            record["SliceGains"] = [round(float(gain), 5) for gain in in_order]
     return record
 
 

@@ -6,14 +6,18 @@ Plain numbers, no torch, so that a panel can ask, too.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from scorefusion.errors import RequestError
-from scorefusion.imaging.grid import Grid, super_resolution_grid
+from scorefusion.imaging.grid import KEPT, Grid, super_resolution_grid
 from scorefusion.imaging.volume import THICKEST_MM, THINNEST_MM, Volume
 from scorefusion.wording import mm
 
 MOST_GAP, MOST_OVERLAP = 20.0, 8.0  # slice distance over thickness, and the reverse, beyond which it is a slip
+IN_PLANE = "in-plane"
+Spacing = float | tuple[float, float, float] | Literal["in-plane"] | None
 SAME = 1e-3  # relative difference of spacing below which an axis counts as unchanged
 
 
@@ -43,7 +47,7 @@ class Understanding:
         if self.is_identity:
             return f"{mm(source.spacing)} mm: already as fine as the target"
         coarse = [axis for axis in range(3) if abs(self.factors[axis] - 1.0) >= SAME]
-        names = _axis_names(source)
+        names = axis_names(source)
         what = "isotropic" if len(coarse) == 3 else "thick slices, " + " and ".join(names[axis] for axis in coarse)
         factor = " x ".join(f"{self.factors[axis]:.3g}" for axis in coarse)
         return f"{mm(source.spacing)} mm to {mm(self.target.spacing)} mm ({what}, factor {factor})"
@@ -52,7 +56,7 @@ class Understanding:
 def understand(
     volume: Volume,
     section: dict[str, Any],
-    spacing: float | tuple[float, float, float] | None = None,
+    spacing: Spacing = None,
     thickness: float | None = None,
     axis: int | None = None,
 ) -> Understanding:
@@ -61,16 +65,16 @@ def understand(
     Args:
         volume: the measured input, on its own axes.
         section: of the bundle's metadata.
-        spacing: wanted, mm; None = the bundle's. Axes finer than 1.25 times it keep their voxels.
+        spacing: wanted, mm; None = the bundle's; "in-plane" = slices as close as the voxels within them, which stay.
+            Axes finer than 1.25 times it keep their voxels.
         thickness: slice thickness, mm; None = what the header tells, else the slice distance.
         axis: of the input, the one that `thickness` is about; None = the header's, else the one with the largest
             spacing.
     """
     grid = volume.grid
-    if spacing is None:
-        wanted: Any = tuple(section["spacing_mm"])
-    else:
-        wanted = spacing
+    wanted: Any = tuple(section["spacing_mm"]) if spacing is None else spacing
+    if spacing == IN_PLANE:
+        wanted = _in_plane(volume, axis)
     target = super_resolution_grid(grid, wanted)
     factors = tuple(
         float(now) / float(new) if size != fine else 1.0
@@ -102,7 +106,26 @@ def understand(
     return Understanding(target, (factors[0], factors[1], factors[2]), thick_axis, thickness)
 
 
-def _axis_names(grid: Grid) -> tuple[str, str, str]:
+def _in_plane(volume: Volume, axis: int | None) -> float:
+    """The size of the voxels within the slices, mm.
+
+    Raises:
+        RequestError: the scan has no slices that are thicker than the voxels within them.
+    """
+    spacing = volume.grid.spacing
+    across = int(np.argmax(spacing)) if axis is None else axis
+    within = max(size for other, size in enumerate(spacing) if other != across)
+    if spacing[across] <= KEPT * within:
+        msg = (
+            f"{volume.name} has voxels of {mm(spacing)} mm: no slices that are thicker than its voxels in plane are "
+            f"small, so spacing='{IN_PLANE}' has nothing to refine. Give the voxel size in mm instead."
+        )
+        raise RequestError(msg)
+    return within
+
+
+def axis_names(grid: Grid) -> tuple[str, str, str]:
+    """What the axes i, j, k run along in a head."""
     names = {
         "R": "left-right",
         "L": "left-right",

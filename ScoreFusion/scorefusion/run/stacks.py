@@ -28,6 +28,7 @@ from scorefusion.progress import Reporter
 from scorefusion.run.exam import motion_between
 from scorefusion.run.prepare import SAME_IMAGE, Prepared, prepare
 from scorefusion.run.provenance import source_of
+from scorefusion.run.request import Spacing
 from scorefusion.run.restore import Restoration
 from scorefusion.wording import mm
 
@@ -42,8 +43,6 @@ FEWEST_BLOCKS = 30
 SAMPLES = 4  # a block's edge, for its mean
 TRIM = 3.0  # standard deviations beyond which a block does not count in the fit of gain and offset
 RIM_MM = 6.0  # over which a stack fades out towards the end of its field of view
-
-Spacing = float | tuple[float, float, float] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +136,7 @@ def prepare_stacks(
     bundle: Bundle,
     spacing: Spacing,
     report: Reporter,
+    even_slices: bool = True,
 ) -> list[Prepared]:
     """One request for each stack but the first, with the guides of the first.
 
@@ -145,7 +145,7 @@ def prepare_stacks(
         stacks: all of them, of `place_stacks`.
         bundle: the model.
         spacing: as asked for, along the axes of the first stack.
-        report: as of `prepare`.
+        report, even_slices: as of `prepare`.
     """
     name = next(iter(volumes))
     return [
@@ -156,6 +156,7 @@ def prepare_stacks(
             None,
             None,
             report,
+            even_slices,
         )
         for stack in stacks[1:]
     ]
