@@ -30,6 +30,7 @@ from scorefusion.imaging.files import read_volume, sidecar_path
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Event, Reporter
 from scorefusion.run.devices import inference_settings
+from scorefusion.run.ends import Ends
 from scorefusion.run.exam import bring_together
 from scorefusion.run.load_checked import load_checked
 from scorefusion.run.memory import is_out_of_memory
@@ -276,7 +277,7 @@ def sample_prepared(
         OutOfMemory: the device cannot hold the work.
     """
     with _memory_errors(device):
-        choose_pieces(rule, request.inputs, device, tile, report)
+        choose_pieces(rule, Ends.of(request.inputs.region).extend(request.inputs), device, tile, report)
         return _Run(model, rule, request, seed, device, report).sample(plan, uncertainty)
 
 
@@ -359,7 +360,7 @@ class _Run:
             self.request.box_acquisition,
             None if measured is None else measured.to(self.device),
             on_step,
-            patient(self.rule, self.report),
+            Ends.of(inputs.region).around(patient(self.rule, self.report), moved),
         )
         return dataclasses.replace(
             result,
