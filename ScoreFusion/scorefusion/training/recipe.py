@@ -167,7 +167,7 @@ class Guides(_Part):
         alone_share: how often none is there.
         single_share: how often one is there; otherwise each is dropped by itself.
         dropped: chance of that.
-        shift: largest displacement along each axis, voxels: what registration leaves.
+        shift: largest displacement along each axis, voxels: what registration leaves; most are much smaller.
         mislabelled_share: how often one stands in the place of another contrast.
         lesion_share: how often there is a lesion in the target alone, and how often one in a guide alone.
     """
