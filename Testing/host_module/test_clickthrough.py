@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from loop_probe import LoopProbe
 from module_host import MODULE, ROOT, SCREENSHOTS, thick_head
+from test_exam_rows import choose, into_study, rows, sharp_head
 
 slicer = pytest.importorskip("slicer")
 
@@ -38,6 +39,21 @@ def finish(host: Any, widget: Any) -> Any:
     job = widget.panel.run.job
     assert job.error is None, f"{job.error}\n{job.error.details if job.error else ''}"
     return job.result
+
+
+def write_exam_bundle(folder: Path) -> None:
+    """A model of a few weights that sharpens FLAIR beside an optional T1w."""
+    from tiny_models import tiny_ensemble, tiny_fusion, write_tiny_bundle
+
+    from scorefusion.fusion.inputs import InputLayout
+
+    layout = InputLayout(1, False, True, True, True, 2, 4.0, "clean")
+    rule = tiny_fusion(tiny_ensemble(layout, groups=[(0, 1)], std=0.08), conditions=2, std=0.08)
+    conditions = [
+        {"name": "image", "contrasts": ["flair", "t2"], "optional": False},
+        {"name": "t1", "contrasts": ["t1"], "optional": True},
+    ]
+    write_tiny_bundle(folder, rule, ["image", "t1"], conditions=conditions)
 
 
 class TestLoop:
@@ -78,6 +94,23 @@ class TestTinyModel:
         assert result.node.GetAttribute("ScoreFusion.ModelId") == tiny_bundle.id
         assert "Largest difference to the measured voxels" in widget.ui.qualityLabel.text
         assert not list(Path(slicer.app.temporaryPath).glob("ScoreFusion-*"))
+
+    def test_a_click_with_a_guide_and_what_it_changed(self, host: Any, models_folder: Path) -> None:
+        write_exam_bundle(models_folder / "tiny-exam")
+        base, guide = thick_head("AX FLAIR"), sharp_head("MPRAGE")
+        into_study(base, guide)
+        widget = host.open(host.load_module(MODULE))
+        choose(widget, "tiny-exam", base)
+        assert rows(widget) == [("MPRAGE", "T1w")]
+        widget.ui.registerCheckBox.setChecked(False)  # noise has no place
+        widget.ui.applyButton.click()
+        guided = finish(host, widget)
+        record = json.loads(guided.node.GetAttribute("ScoreFusion.Provenance"))
+        assert [(entry["Input"], entry["Registered"]) for entry in record["Registration"]] == [("t1", False)]
+        widget.ui.guidesButton.click()
+        host.wait_until(lambda: not widget.panel.run.is_busy, timeout=SECONDS)
+        assert widget.panel.run.job.error is None, widget.panel.run.job.error
+        assert widget.ui.overlaySelector.currentText == "What the guides changed"
 
     def test_cancel_reaches_the_engine(self, host: Any, tiny_bundle: Any, models_folder: Path) -> None:
         shutil.copytree(tiny_bundle.folder, models_folder / tiny_bundle.id, dirs_exist_ok=True)
