@@ -23,13 +23,13 @@ from scorefusion.evaluation.rows import Made, Method
 from scorefusion.fusion.planes import Plane
 from scorefusion.fusion.rules import FusionRule, ScoreFusion, VolumeRule
 from scorefusion.imaging.grid import Reorientation
-from scorefusion.pipeline import sample_prepared, uncertainty_plan
 from scorefusion.progress import Event, Reporter
 from scorefusion.run.devices import inference_settings
 from scorefusion.run.load_checked import load_checked
 from scorefusion.run.prepare import Prepared
 from scorefusion.run.request import SamplingPlan
 from scorefusion.run.restore import Restoration
+from scorefusion.run.sampling import sample_prepared, uncertainty_plan
 
 logger = logging.getLogger(__name__)
 #: Plans of more evaluations than this run with the main rules only.
