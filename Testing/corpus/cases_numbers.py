@@ -175,13 +175,13 @@ def pair(second: Callable[[Any], Any], affine: Any = OBLIQUE, name: str = "t2.ni
 
 
 right("numbers: T1 and T2", pair(lambda t1: np.where(t1 > 40, 130 - t1, t1 * 0.2).astype("f4")))
-refused("numbers: the same T1 as T2", pair(lambda t1: t1), "same image")
+refused("numbers: the same T1 as T2", pair(lambda t1: t1), "again")
 refused("numbers: the same T1 as T2, doubled", pair(lambda t1: 2 * t1), "same image")
-refused("numbers: the same T1 as T2, in another format", pair(lambda t1: t1, name="t2.nrrd"), "same image")
+refused("numbers: the same T1 as T2, in another format", pair(lambda t1: t1, name="t2.nrrd"), "again")
 refused("numbers: the same T1 as T2, whole numbers", pair(lambda t1: (10 * t1).astype("i2")), "same image")
 refused("numbers: T2 of NaN", pair(lambda t1: t1 * np.float32(NAN)), "NaN")
 refused("numbers: T2 constant", pair(lambda t1: t1 * 0 + 3), "constant")
-refused("numbers: T2 elsewhere", pair(lambda t1: 100 - t1, placed(origin=(500, 500, 500))), "covers only")
+refused("numbers: T2 elsewhere", pair(lambda t1: 100 - t1, placed(origin=(500, 500, 500))), "not registered")
 refused("numbers: T2 with a voxel of 1e30", pair(lambda t1: np.where(t1 == t1.max(), 1e30, t1)))
 
 

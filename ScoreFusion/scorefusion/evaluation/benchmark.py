@@ -43,7 +43,7 @@ from scorefusion.imaging.grid import Box
 from scorefusion.imaging.intensity import IntensityScale, fit_intensity_scale
 from scorefusion.imaging.volume import Volume
 from scorefusion.progress import Reporter
-from scorefusion.run.prepare import Prepared
+from scorefusion.run.prepare import Prepared, region_of
 from scorefusion.run.restore import Restoration
 
 #: Voxels kept around what the truth is cropped to.
@@ -217,7 +217,8 @@ def _request(model: Model, row: RuleRow, subject: Subject) -> Prepared:
     base = base_image(acquisition, measured, model.section)
     whole = Box((0, 0, 0), grid.spatial_shape)
     known = (acquisition, measured) if row.projected else (None, None)
-    inputs = ModelInputs(base, acquisition_vector(acquisition))
+    region = region_of(foreground_mask(scan.volume.data), acquisition)
+    inputs = ModelInputs(base, acquisition_vector(acquisition), region=region)
     return Prepared(model.section, AS_IT_IS, grid, whole, inputs, base, scale, *known, *known)
 
 

@@ -179,7 +179,7 @@ def prepare(
         state = _measured_request(section, reorientation, request, canonical, normalised, coarse_box, scale)
     state.like, state.slice_gains = base, gains
     state.inputs = _model_inputs(volumes, by_name, state, report)
-    state.inputs = replace(state.inputs, region=_region(mask[coarse_box.slices], state.box_acquisition))
+    state.inputs = replace(state.inputs, region=region_of(mask[coarse_box.slices], state.box_acquisition))
     return state
 
 
@@ -294,7 +294,7 @@ def _measured_request(
     )
 
 
-def _region(mask: np.ndarray, acquisition: Acquisition | None) -> np.ndarray:
+def region_of(mask: np.ndarray, acquisition: Acquisition | None) -> np.ndarray:
     """Where the box of the target grid holds the head; fluid inside it belongs to it."""
     whole = filled(mask)
     if acquisition is None:

@@ -41,7 +41,7 @@ from scorefusion.imaging.foreground import foreground_box, foreground_mask
 from scorefusion.imaging.intensity_map import clear_background, read_maps
 from scorefusion.progress import Reporter
 from scorefusion.run.devices import pick_device
-from scorefusion.run.prepare import FOREGROUND_MARGIN_MM, Prepared, as_magnitude
+from scorefusion.run.prepare import FOREGROUND_MARGIN_MM, Prepared, as_magnitude, region_of
 from scorefusion.run.restore import Restoration
 
 
@@ -204,9 +204,11 @@ def translators(
 def _request(model: Model, _: RuleRow, pair: Pair) -> Prepared:
     """What `translate` would make of the sources: the box around the base's foreground, on the base's grid."""
     margin = max(1, round(FOREGROUND_MARGIN_MM / min(pair.base.spacing)))
-    box = foreground_box(foreground_mask(pair.base.data), margin)
+    mask = foreground_mask(pair.base.data)
+    box = foreground_box(mask, margin)
     inputs = _inputs(model, pair)
-    boxed = replace(inputs, conditions=inputs.conditions[at(box.slices)])
+    region = region_of(mask[box.slices], None)
+    boxed = replace(inputs, conditions=inputs.conditions[at(box.slices)], region=region)
     return Prepared(model.section, AS_IT_IS, pair.base.grid, box, boxed, _first(inputs)[None, None], pair.scale)
 
 
