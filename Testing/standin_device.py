@@ -28,7 +28,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.accelerators.accelerator import Accelerator
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
-from torch.library import Library, fallthrough_kernel
+from torch import library as operators
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_map
 
@@ -309,7 +309,7 @@ def standin_fabric() -> Fabric:
     return Fabric(strategy=strategy, devices=1, precision="32-true")
 
 
-_LIBRARY: list[Library] = []
+_LIBRARY: list[operators.Library] = []
 
 
 def _register() -> None:
@@ -320,7 +320,7 @@ def _register() -> None:
     if setup is None:
         pytest.skip("this torch has no Python route to a device of one's own")
     setup(NAME, _Module(), _Hook())
-    library = Library("aten", "IMPL")
+    library = operators.Library("aten", "IMPL")
     made = {
         "empty.memory_format": torch.empty,
         "empty_strided": torch.empty_strided,
@@ -335,8 +335,8 @@ def _register() -> None:
         library.impl(name, _factory(function), "PrivateUse1")
     library.impl("_copy_from", lambda source, target, non_blocking=False: _copy(target, source, non_blocking),
                  "PrivateUse1")  # fmt: skip
-    autocast = Library("_", "IMPL")
-    autocast.fallback(fallthrough_kernel, "AutocastPrivateUse1")
+    autocast = operators.Library("_", "IMPL")
+    autocast.fallback(operators.fallthrough_kernel, "AutocastPrivateUse1")
     _LIBRARY.extend((library, autocast))
 
 

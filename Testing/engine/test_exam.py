@@ -16,6 +16,7 @@ from scorefusion.errors import GeometryError, RequestError
 from scorefusion.fusion.inputs import InputLayout
 from scorefusion.imaging.files import read_volume
 from scorefusion.imaging.foreground import foreground_mask
+from scorefusion.imaging.itk import matrix_from_transform, transform_from_matrix
 from scorefusion.imaging.registration import Motion, find_motion, refine_motion
 from scorefusion.imaging.volume import Volume
 from scorefusion.pipeline import translate
@@ -146,14 +147,7 @@ class TestMotion:
 
 def _motion(angles: np.ndarray, shift: np.ndarray, volume: Volume) -> np.ndarray:
     """Turns about the axes through the middle of a volume, then a shift."""
-    turn = np.eye(3)
-    for axis, angle in enumerate(angles):
-        a, b = (other for other in range(3) if other != axis)
-        one = np.eye(3)
-        one[a, a] = one[b, b] = np.cos(angle)
-        one[a, b], one[b, a] = -np.sin(angle), np.sin(angle)
-        turn = one @ turn
-    middle = volume.grid.index_to_world(np.array(volume.spatial_shape) / 2)
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = turn, middle - turn @ middle + shift
-    return matrix
+    transform = transform_from_matrix(np.eye(4), volume.grid.index_to_world(np.array(volume.spatial_shape) / 2))
+    transform.SetRotation(*(float(angle) for angle in angles))
+    transform.SetTranslation([float(value) for value in shift])
+    return matrix_from_transform(transform)

@@ -11,7 +11,7 @@ from tiny_models import tiny_ensemble, tiny_fusion
 
 from scorefusion.fusion.inputs import InputLayout, ModelInputs
 from scorefusion.fusion.planes import Plane
-from scorefusion.fusion.windows import MARGIN, find_window, spread_features
+from scorefusion.fusion.windows import MARGIN, find_window, spread
 from scorefusion.networks.unet import UNet
 
 SIZE = (96, 112, 80)
@@ -52,10 +52,11 @@ class TestWindow:
             feature[..., window[0].start // s : window[0].stop // s, window[1].start // s : window[1].stop // s]
             for feature, s in zip(whole, (8, 4), strict=True)
         ]
-        for spread, feature, part in zip(spread_features(parts, (8, 4), window, size), whole, parts, strict=True):
-            assert spread.shape == feature.shape
-            assert torch.equal(spread[spread != 0], part[part != 0])
-            assert torch.equal(spread[spread != 0], feature[spread != 0])
+        for feature, part, scale in zip(whole, parts, (8, 4), strict=True):
+            found = spread(part, window, size, scale)
+            assert found.shape == feature.shape
+            assert torch.equal(found[found != 0], part[part != 0])
+            assert torch.equal(found[found != 0], feature[found != 0])
 
 
 class TestAnswer:

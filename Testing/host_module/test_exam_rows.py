@@ -188,14 +188,9 @@ class TestRun:
 class TestLook:
     @pytest.mark.parametrize(("scale", "width"), [(1.0, 300), (1.5, 320)], ids=["usual font", "high-DPI font"])
     def test_no_text_is_cut_in_a_narrow_panel(self, scale: float, width: int, host: Any, fake_worker: Any) -> None:
-        import qt
-        from text_fit import cut_texts
+        from text_fit import cut_texts, usual_font_times
 
-        usual = qt.QApplication.font()
-        font = qt.QFont(usual)
-        font.setPointSizeF(scale * usual.pointSizeF())
-        qt.QApplication.setFont(font)
-        try:
+        with usual_font_times(scale):
             widget = host.open(host.load_module(MODULE), width=width)
             base, long = thick_head("AX FLAIR"), sharp_head("MPRAGE of a person with a very long name")
             into_study(base, long, sharp_head("T2"))
@@ -208,5 +203,3 @@ class TestLook:
             # A long name is the user's own; it is cut in the row, and whole in the tooltip.
             assert [text for text in cut_texts(widget.ui.ScoreFusion) if long.GetName() not in text] == []
             assert widget.panel.exam.rows[0].volume.toolTip == long.GetName()
-        finally:
-            qt.QApplication.setFont(usual)

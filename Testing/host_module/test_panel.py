@@ -83,14 +83,9 @@ class TestOpening:
     @pytest.mark.parametrize("scale", [1.0, 1.5], ids=["usual font", "high-DPI font"])
     @pytest.mark.parametrize("model", ["brain-sr", "brain-t1-t2-to-flair"])
     def test_no_text_is_cut_in_320_pixels(self, model: str, scale: float, host: Any, fake_worker: Any) -> None:
-        import qt
-        from text_fit import cut_texts
+        from text_fit import cut_texts, usual_font_times
 
-        usual = qt.QApplication.font()
-        font = qt.QFont(usual)
-        font.setPointSizeF(scale * usual.pointSizeF())
-        qt.QApplication.setFont(font)
-        try:
+        with usual_font_times(scale):
             thick_head()
             widget = host.open(host.load_module(MODULE), width=320)
             widget.panel.devices.close()  # no answer while we measure, but the longest one
@@ -105,8 +100,6 @@ class TestOpening:
             assert not cut_texts(widget.ui.ScoreFusion)
             widget.ui.applyButton.setText("Cancel a run that has a very long name indeed")  # the measure does measure
             assert len(cut_texts(widget.ui.ScoreFusion)) == 1
-        finally:
-            qt.QApplication.setFont(usual)
 
     def test_the_log_is_closed(self, widget: Any) -> None:
         assert widget.ui.logSection.collapsed

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ctk
 import slicer
-from PySide6 import QtWidgets
+from PySide6 import QtGui, QtWidgets
+
+
+@contextmanager
+def usual_font_times(scale: float) -> Iterator[None]:
+    """Every text of the application larger, as on a high-DPI screen, until the end."""
+    usual = QtWidgets.QApplication.font()
+    font = QtGui.QFont(usual)
+    font.setPointSizeF(scale * usual.pointSizeF())
+    QtWidgets.QApplication.setFont(font)
+    try:
+        yield
+    finally:
+        QtWidgets.QApplication.setFont(usual)
 
 
 def cut_texts(panel: Any) -> list[str]:

@@ -14,7 +14,7 @@ from scorefusion.fusion.features import FeatureSink
 from scorefusion.fusion.inputs import InputLayout, ModelInputs
 from scorefusion.fusion.members import Member
 from scorefusion.fusion.planes import Plane, stack_slices
-from scorefusion.fusion.windows import WINDOW_SLICES, find_window, spread_features
+from scorefusion.fusion.windows import WINDOW_SLICES, find_window, spread
 from scorefusion.networks.precision import lowered_precision
 from scorefusion.networks.unet import UNet
 
@@ -124,8 +124,9 @@ class PlaneEnsemble(nn.Module):
         for start in range(0, num_slices, count):
             stop = min(start + count, num_slices)
             window = find_window(region, plane, start, stop, (rows, columns), network.size_multiple)
-            slices = x_t.new_zeros(batch * (stop - start), 1, rows, columns, dtype=torch.float32)
-            if window is not None:
+            if window is None:
+                slices = x_t.new_zeros(batch * (stop - start), 1, rows, columns, dtype=torch.float32)
+            else:
                 slab = self.layout.slab(seen, inputs, member.conditions, plane, start, stop)[..., window[0], window[1]]
                 level = alpha_bar.repeat_interleave(stop - start, dim=0)
                 context = self.layout.plane_vector(inputs, plane, stop - start)
@@ -137,12 +138,10 @@ class PlaneEnsemble(nn.Module):
                         return_features=gathered is not None,
                     )
                     if gathered is not None:
-                        features = spread_features(features, network.feature_scales, window, (rows, columns))
-                        gathered.add(number, plane, start, features, batch)
-                if inner.shape == slices.shape:
-                    slices = inner.float()
-                else:
-                    slices[..., window[0], window[1]] = inner.float()
+                        scales = network.feature_scales
+                        whole = [spread(f, window, (rows, columns), s) for f, s in zip(features, scales, strict=True)]
+                        gathered.add(number, plane, start, whole, batch)
+                slices = spread(inner.float(), window, (rows, columns))
             pieces.append(stack_slices(slices, plane, batch))
             self.report(batch * (stop - start) * rows * columns)
         prediction = torch.cat(pieces, dim=2 + plane.axis)

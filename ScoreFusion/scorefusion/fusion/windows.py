@@ -8,8 +8,6 @@ by at most half a percent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,20 +49,15 @@ def find_window(
     return edges[0], edges[1]
 
 
-def spread_features(
-    features: Sequence[Tensor], scales: Sequence[int], window: SliceWindow, size: tuple[int, int]
-) -> list[Tensor]:
-    """Features of a window as those of whole slices, zero outside.
+def spread(inside: Tensor, window: SliceWindow, size: tuple[int, int], scale: int = 1) -> Tensor:
+    """What was found in a window as that of whole slices, zero outside.
 
     Args:
-        features: `(N, C, rows / scale, columns / scale)` for each scale, of the window.
-        scales: pixels to one of each.
+        inside: `(N, C, rows / scale, columns / scale)` of the window.
         window: where.
         size: rows and columns of a whole slice.
+        scale: pixels to one of `inside`.
     """
     rows, columns = window
-    whole = []
-    for feature, scale in zip(features, scales, strict=True):
-        border = (columns.start, size[1] - columns.stop, rows.start, size[0] - rows.stop)
-        whole.append(F.pad(feature, [edge // scale for edge in border]) if any(border) else feature)
-    return whole
+    border = (columns.start, size[1] - columns.stop, rows.start, size[0] - rows.stop)
+    return F.pad(inside, [edge // scale for edge in border]) if any(border) else inside

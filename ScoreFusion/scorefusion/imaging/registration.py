@@ -148,10 +148,11 @@ class _Search:
         from scorefusion.imaging.itk import image_from_array
 
         self.seed = seed
-        fixed, self.inside = _prepare(reference)
+        fixed, inside = _prepare(reference)
         other, _ = _prepare(moving)
         self.fixed, self.moving = (image_from_array(volume.data[0], volume.grid) for volume in (fixed, other))
-        self.mask = None if self.inside is None else image_from_array(self.inside.astype(np.float32), fixed.grid)
+        self.mask = None if inside is None else image_from_array(inside.astype(np.float32), fixed.grid)
+        self.images: dict[float, tuple[sitk.Image, sitk.Image]] = {}  # both, by level
         self.centre = fixed.grid.index_to_world(_middle(fixed))
         self.shift = other.grid.index_to_world(_middle(other)) - self.centre
         self.head = _points(fixed)
@@ -229,7 +230,9 @@ class _Search:
         """The metric and both images with voxels of about `level` mm."""
         import SimpleITK as sitk
 
-        fixed, moving = _coarser(self.fixed, level), _coarser(self.moving, level)
+        if level not in self.images:
+            self.images[level] = _coarser(self.fixed, level), _coarser(self.moving, level)
+        fixed, moving = self.images[level]
         method = sitk.ImageRegistrationMethod()
         method.SetNumberOfThreads(1)
         method.SetNumberOfWorkUnits(1)

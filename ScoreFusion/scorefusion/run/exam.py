@@ -79,7 +79,7 @@ def bring_together(
     placed, placements = {names[0]: base}, []
     for name in names[1:]:
         volume = volumes[name]
-        if volume.data.shape == base.data.shape and np.array_equal(volume.data, base.data):
+        if np.array_equal(volume.data, base.data):
             msg = f"{volume.name} (input '{name}') is {base.name} again. Give each input its own scan, or leave it out."
             raise RequestError(msg)
         if not register or (not restoring and _on_one_grid(volume, base)):

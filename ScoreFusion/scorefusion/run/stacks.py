@@ -348,15 +348,16 @@ def _onto(target: Grid, volume: Volume, interpolation: str = "cubic") -> Tensor:
 
 
 def _measurement(request: Prepared, target: Grid, normalise: Callable[[Any], Any]) -> Measurement:
-    """What a request's scan says about the target grid."""
+    """What a request's scan says about the target grid, its slices evened as the request has them."""
     assert request.like is not None
+    assert request.measured is not None
     assert request.understanding is not None
-    understanding, canonical = request.understanding, request.like.reoriented(request.reorientation)
+    understanding = request.understanding
     thick = understanding.thick_axis
     return Measurement.on(
         target,
-        canonical.grid,
-        torch.from_numpy(normalise(canonical.data).astype(np.float32))[None],
+        request.reorientation.apply_to_grid(request.like.grid),
+        normalise(request.scale.denormalise(request.measured)),
         understanding.thickness,
         None if thick is None else request.reorientation.axis_to_canonical(thick),
         request.section.get("slice_profile", "box"),

@@ -166,30 +166,23 @@ def _take_over(module: nn.Module, available: Mapping[str, Tensor], bundle: Bundl
 
 def _widened(name: str, value: Tensor, shape: Sequence[int], bundle: Bundle) -> Tensor:
     """Weights of an input layer with zeros for conditions that the bundle lacks; others as they are."""
-    parts = name.split(".")
-    if value.shape == tuple(shape) or value.dim() != len(shape) or value.shape[0] != shape[0]:
+    room, *layer = name.split(".")
+    extra = shape[1] - value.shape[1] if value.dim() == len(shape) > 1 and value.shape[0] == shape[0] else 0
+    if extra <= 0 or room not in ("ensemble", "network"):
         return value
-    extra = shape[1] - value.shape[1]
-    if parts[-2:] == ["stem", "weight"]:
+    before = value.shape[1]  # of the context: plane, acquisition, presence; presence grows at the end
+    if layer[-2:] == ["stem", "weight"]:
         section = bundle.section
-        count, known = len(section["conditions"]), section["inputs"]
-        fixed = 3 * known["position"] + known["foreground"]
-        if "networks" in parts:  # of a plane: condition slabs, position, foreground, noisy slice
-            behind = fixed + 1
-            before = count * (2 * section["slab_radius"] + 1)
-        else:  # of the 3D network: noisy volume, conditions, position, foreground, predictions
-            before = 1 + count
-            behind = fixed + (len(section["planes"]) * len(section["networks"]["planes"]) if extra else 0)
-        cell = value.shape[1] // (before + behind)  # neighbours that have become channels
-        first, last = value[:, : before * cell], value[:, before * cell :]
-    elif parts[-3:] == ["embedding", "context", "weight"]:  # plane, acquisition, presence
-        first, last = value, value[:, :0]
-    else:
-        return value
-    if extra < 0:
+        count, networks = len(section["conditions"]), section["networks"]
+        if room == "ensemble":  # condition slabs, position, foreground, noisy slice
+            first, config = count * (2 * section["slab_radius"] + 1), networks["planes"][0]["config"]
+        else:  # noisy volume, conditions, position, foreground, predictions
+            first, config = 1 + count, networks["fusion"]["config"]
+        before = first * value.shape[1] // config["in_channels"]  # neighbours have become channels
+    elif layer[-3:] != ["embedding", "context", "weight"]:
         return value
     blank = value.new_zeros(shape[0], extra, *value.shape[2:])
-    return torch.cat([first, blank, last], dim=1)
+    return torch.cat([value[:, :before], blank, value[:, before:]], dim=1)
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:

@@ -95,9 +95,7 @@ def list_items(recipe: Recipe, cases: Sequence[Case]) -> list[Item]:
             continue
         beside = [condition for condition in recipe.conditions if not condition.coarse]
         apart = case.aligned is False
-        if apart and recipe.task == "super_resolution" and all(condition.optional for condition in beside):
-            pass  # each contrast by itself
-        elif beside and apart:
+        if apart and not all(condition.optional for condition in beside):  # else each contrast by itself
             logger.warning(
                 "%s is left out: its contrasts do not lie on each other (scorefusion data register)", case.subject
             )
