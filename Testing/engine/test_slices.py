@@ -19,6 +19,9 @@ from scorefusion.imaging.foreground import foreground_mask
 from scorefusion.imaging.slices import SliceGains, slice_gains
 from scorefusion.imaging.volume import Volume
 from scorefusion.pipeline import Result, translate
+from scorefusion.progress import Reporter
+from scorefusion.run.prepare import prepare
+from scorefusion.run.stacks import _measurement
 
 Floats = NDArray[np.float64]
 
@@ -177,6 +180,15 @@ class TestRuns:
 
         operator = Acquisition.between(result.volume.grid, scan.grid, axis=2)
         return operator.forward(torch.from_numpy(result.volume.data)[None])[0].numpy()
+
+    def test_several_stacks_are_projected_onto_evened_slices(self, even: Volume, restorer: Bundle) -> None:
+        uneven = _with_gains(even, 2, _odd_and_even(20, 0.03))
+        request = prepare({"image": uneven}, restorer, None, None, None, Reporter(None, None))
+        assert request.measured is not None
+        values = _measurement(request, request.target, request.scale.normalise).values
+        np.testing.assert_allclose(values, request.measured, atol=1e-5)
+        as_it_was = request.scale.normalise(uneven.reoriented(request.reorientation).data)
+        assert np.abs(values.numpy()[0] - as_it_was).max() > 0.01
 
     def test_the_result_gives_back_the_evened_scan(self, even: Volume, restorer: Bundle) -> None:
         uneven = _with_gains(even, 2, _odd_and_even(20, 0.03))
